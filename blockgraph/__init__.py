@@ -1,0 +1,1 @@
+"""A Transformer block as one YAML graph: checked, drawn, compiled, trained."""

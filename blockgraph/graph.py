@@ -1,0 +1,146 @@
+"""The graph of a spec: frozen nodes with their places, the values between them, and the order they run in."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import networkx as nx
+
+from blockgraph.dims import Dims
+from blockgraph.errors import Place
+from blockgraph.op import Op, Param, State
+from blockgraph.types import Type
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One value: an input of the graph, an output port of a node, or a parameter that a node owns."""
+
+    kind: Literal["input", "node", "param"]
+    owner: str
+    port: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.owner}.{self.port}" if self.port not in ("", "out") else self.owner
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One op at one place; `home` is the module path under which its parameters live.
+
+    `blocks` are the distinct blocks of a stack and `plan` the index of each layer's block among them. `types`,
+    `params` and `states` are empty until the graph is checked.
+    """
+
+    path: str
+    op: Op
+    inputs: Mapping[str, Ref]
+    outputs: tuple[str, ...]
+    place: Place
+    title: str = ""
+    home: str = ""
+    blocks: tuple["Graph", ...] = ()
+    plan: tuple[int, ...] = ()
+    types: Mapping[str, Type] = field(default_factory=dict)
+    params: tuple[Param, ...] = ()
+    states: tuple[State, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The last word of the path; a node written on a port is called by the port."""
+        return self.path.rpartition(".")[2].rpartition("@")[2]
+
+    @property
+    def group(self) -> str:
+        """Path of the group the node stands in; empty at the top."""
+        return self.path.rpartition("@")[0] if "@" in self.path else self.path.rpartition(".")[0]
+
+    @property
+    def on_port(self) -> bool:
+        """Whether the node is written on another node's weight port."""
+        return "@" in self.path
+
+    def data(self) -> dict[str, Ref]:
+        """Inputs without the wired weights."""
+        return {port: ref for port, ref in self.inputs.items() if port not in self.op.weights}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A named part of the graph: a cluster in the figure, a prefix of paths; its value is its last node's."""
+
+    path: str
+    title: str
+    place: Place
+    value: Ref | None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A spec after linking: every name resolved, every node at its place.
+
+    `text` is a whole spec with everything resolved, slots and blocks included, that loads to this graph again.
+    """
+
+    kind: Literal["block", "model"]
+    name: str
+    title: str
+    paper: str
+    causal: bool
+    dims: Dims
+    inputs: Mapping[str, Type]
+    nodes: Mapping[str, Node]
+    groups: Mapping[str, Group]
+    outputs: Mapping[str, Ref]
+    places: Mapping[str, Place]
+    source: Mapping[str, Any]
+
+    def type_of(self, ref: Ref) -> Type | None:
+        """Type of a value, or None before it is known."""
+        if ref.kind == "input":
+            return self.inputs.get(ref.owner)
+        node = self.nodes.get(ref.owner)
+        if node is None:
+            return None
+        if ref.kind == "node":
+            return node.types.get(ref.port)
+        return next((Type(p.sizes) for p in node.params if p.name == ref.port), None)
+
+    def users(self) -> dict[Ref, list[str]]:
+        """Paths of the nodes that read each value."""
+        users: dict[Ref, list[str]] = {}
+        for node in self.nodes.values():
+            for ref in node.inputs.values():
+                users.setdefault(ref, []).append(node.path)
+        return users
+
+    def walk(self) -> Iterator[tuple[str, "Graph", Node]]:
+        """Every node of every layer with the prefix of its module path: `layers.3.` for a node of layer 3."""
+        for node in self.nodes.values():
+            yield "", self, node
+            for index, block in enumerate(node.plan):
+                for prefix, graph, inner in node.blocks[block].walk():
+                    yield f"{node.path}.{index}.{prefix}", graph, inner
+
+
+def dependencies(graph: Graph) -> "nx.DiGraph[str]":
+    """Nodes and what each needs first.
+
+    Reading a parameter of another node needs the inputs of that node, because they decide the parameter's shape.
+    """
+    needs: nx.DiGraph[str] = nx.DiGraph()
+    needs.add_nodes_from(graph.nodes)
+    for node in graph.nodes.values():
+        for ref in node.inputs.values():
+            if ref.kind == "node":
+                needs.add_edge(ref.owner, node.path)
+            elif ref.kind == "param":
+                before = graph.nodes[ref.owner].data().values()
+                needs.add_edges_from((r.owner, node.path) for r in before if r.kind == "node")
+    return needs
+
+
+def running_order(graph: Graph) -> list[Node]:
+    """Running order of the nodes; ties keep the order of the spec. Raises `nx.NetworkXUnfeasible` on a cycle."""
+    rank = {path: index for index, path in enumerate(graph.nodes)}
+    return [graph.nodes[path] for path in nx.lexicographical_topological_sort(dependencies(graph), key=rank.get)]

@@ -1,0 +1,38 @@
+"""Names that a spec may give: words that are safe as Python attributes and module paths."""
+
+import keyword
+import re
+
+from blockgraph.errors import Place, Problems
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+# Public names of torch.nn.Module and of the class that compiled graphs build on; a test compares both.
+MODULE_NAMES = frozenset(
+    """T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches
+    eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu load_state_dict
+    modules mtia named_buffers named_children named_modules named_parameters parameters register_backward_hook
+    register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook
+    register_module register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
+    set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu zero_grad
+    after_step blocks cast compute_dtype declare finish_init finish_step graph initialize source table weights""".split()
+)
+
+
+def check_name(name: str, what: str, place: Place, problems: Problems) -> bool:
+    """Whether `name` can be a node, a group, an input or a dim; a problem is added where it can not."""
+    fault = _fault(name)
+    if fault:
+        problems.add(f"{what} '{name}' {fault}", place)
+    return not fault
+
+
+def _fault(name: str) -> str:
+    if not _WORD.fullmatch(name):
+        return "is not a word of letters, digits and _ that begins with a letter"
+    if "__" in name:
+        return "holds a double underscore"
+    if keyword.iskeyword(name) or name in ("self", "torch", "math", "layer"):
+        return "is a word of Python or of the language; choose another"
+    return "is a name of every torch module; choose another" if name in MODULE_NAMES else ""

@@ -1,0 +1,60 @@
+"""The table of ops, in the order of the documentation."""
+
+from blockgraph.op import Op, table
+from blockgraph.ops.add import Add
+from blockgraph.ops.causal_mask import CausalMask
+from blockgraph.ops.embedding import Embedding
+from blockgraph.ops.gelu import Gelu
+from blockgraph.ops.l2_norm import L2Norm
+from blockgraph.ops.layer_norm import LayerNorm
+from blockgraph.ops.layer_scale import LayerScale
+from blockgraph.ops.linear import Linear
+from blockgraph.ops.matmul import Matmul
+from blockgraph.ops.merge_heads import MergeHeads
+from blockgraph.ops.multiply import Multiply
+from blockgraph.ops.parameter import Parameter
+from blockgraph.ops.relu import Relu
+from blockgraph.ops.rms_norm import RmsNorm
+from blockgraph.ops.rope import Rope
+from blockgraph.ops.scale import Scale
+from blockgraph.ops.sigma_reparam import SigmaReparam
+from blockgraph.ops.silu import Silu
+from blockgraph.ops.soft_cap import SoftCap
+from blockgraph.ops.soft_clip import SoftClip
+from blockgraph.ops.soft_temp import SoftTemp
+from blockgraph.ops.softmax import Softmax
+from blockgraph.ops.split_heads import SplitHeads
+from blockgraph.ops.squared_relu import SquaredRelu
+from blockgraph.ops.stack import Stack
+
+OPS = table(
+    (
+        Embedding,
+        Linear,
+        Parameter,
+        LayerNorm,
+        RmsNorm,
+        L2Norm,
+        SplitHeads,
+        MergeHeads,
+        Rope,
+        Matmul,
+        Scale,
+        SoftTemp,
+        SoftCap,
+        CausalMask,
+        Softmax,
+        SoftClip,
+        LayerScale,
+        SquaredRelu,
+        Relu,
+        Gelu,
+        Silu,
+        Add,
+        Multiply,
+        SigmaReparam,
+        Stack,
+    )
+)
+
+__all__ = ["OPS", "Op"]

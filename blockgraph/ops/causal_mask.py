@@ -1,0 +1,36 @@
+"""Causal mask, with an optional sliding window. Axes: T queries, S keys."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from blockgraph.errors import OpError
+from blockgraph.op import Op, Site, SizeField, Style
+from blockgraph.types import TOKENS, Flow, Type
+
+
+class CausalMask(Op):
+    """Minus infinity where key s is later than query t, or at least `window` tokens before it.
+
+    Scores [..., seq, seq] -> [..., seq, seq]; it stands after every cap and before the softmax.
+    """
+
+    name: ClassVar = "causal_mask"
+    style: ClassVar = Style("mask", "mask")
+    kernels: ClassVar = ("causal_mask",)
+    example: ClassVar = "mask: {op: causal_mask, in: scores}"
+
+    window: SizeField | None = Field(None, description="how many tokens back a query sees, itself included")
+
+    def infer(self, x: Type) -> Type:
+        """Scores in which no later key remains."""
+        if len(x.sizes) < 2 or x.sizes[-2:] != (TOKENS, TOKENS):
+            raise OpError("expects scores [..., seq, seq], found {}", x)
+        if x.flow is Flow.WEIGHTS:
+            raise OpError("masks logits, and these are weights already; put the mask before the softmax")
+        return x.with_flow(Flow.MASKED if x.flow in (Flow.PAIRS, Flow.MASKED) else Flow.ALL)
+
+    def lower(self, site: Site, x: str) -> str:
+        """`masked_fill` with minus infinity."""
+        window = f", {site.size(self.window)}" if self.window else ""
+        return f"causal_mask({x}{window})"

@@ -1,0 +1,17 @@
+"""L2 normalization, as in Henry et al., arXiv 2010.04245."""
+
+from typing import ClassVar
+
+from blockgraph.op import Style
+from blockgraph.ops.norm import Norm
+
+
+class L2Norm(Norm):
+    """`x / max(||x||, eps) * weight`, in fp32. [..., D] -> [..., D]."""
+
+    name: ClassVar = "l2_norm"
+    style: ClassVar = Style("norm", "L2")
+    paper: ClassVar = "https://arxiv.org/abs/2010.04245"
+    kernel: ClassVar = "l2_norm"
+    kernels: ClassVar = ("l2_norm", *Norm.kernels)
+    example: ClassVar = "ln_q: {op: l2_norm, in: q, gain: none}"

@@ -1,0 +1,54 @@
+"""What the norms share: gain, bias, epsilon and the width that the statistic runs over. K: features of a head."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from blockgraph.errors import OpError
+from blockgraph.op import Param, Positive, Site, WeightedOp, constant
+from blockgraph.dims import Size, number_of
+from blockgraph.types import Type
+
+
+class Norm(WeightedOp):
+    """A norm over the features, computed in fp32 whatever the activation's dtype; gains start at one, undecayed."""
+
+    weights: ClassVar = ("weight",)
+    kernel: ClassVar[str]
+    kernels: ClassVar = ("head_gain", "merge_heads", "split_heads")
+
+    gain: Literal["none", "w", "1+w"] = Field("w", description="gain per feature: none, w, or 1 + w starting at w = 0")
+    bias: bool = Field(False, description="adds a bias per feature")
+    eps: Positive = Field(number_of(1e-5), description="added to the variance or mean square")
+    width: Literal["last", "full"] = Field(
+        "last", description="statistic over the last axis (per head), or over all heads of [batch, heads, seq, K]"
+    )
+    shared: bool = Field(True, description="one gain for all heads, or one for each")
+
+    def infer(self, x: Type) -> Type:
+        """The input's type."""
+        if (self.width == "full" or not self.shared) and len(x.sizes) != 4:
+            raise OpError("`width: full` and `shared: false` need heads [batch, heads, seq, K], found {}", x)
+        return x.mixed()
+
+    def parameters(self, x: Type) -> tuple[Param, ...]:
+        """Gain and bias where they are asked for."""
+        sizes = self._sizes(x)
+        gain = self.weight("weight", sizes, constant(0.0 if self.gain == "1+w" else 1.0), decay=False)
+        bias = Param("bias", sizes, constant(0.0), gain.decay, self.lr)
+        return (gain,) * (self.gain != "none") + (bias,) * self.bias
+
+    def lower(self, site: Site, x: str, weight: str = "None", bias: str = "None") -> str:
+        """One call of the norm's kernel; over all heads it merges them first."""
+        eps = site.number(self.eps)
+        gain = f"1.0 + {weight}" if self.gain == "1+w" else weight
+        if self.width == "full":
+            return f"split_heads({self.kernel}(merge_heads({x}), {gain}, {bias}, {eps}), {x}.shape[1])"
+        if not self.shared:
+            return f"head_gain({self.kernel}({x}, None, None, {eps}), {gain}, {bias})"
+        return f"{self.kernel}({x}, {gain}, {bias}, {eps})"
+
+    def _sizes(self, x: Type) -> tuple[Size, ...]:
+        if self.width == "full":
+            return (x.sizes[1] * x.last,)
+        return (x.last,) if self.shared else (x.sizes[1], x.last)

@@ -1,0 +1,17 @@
+"""Root-mean-square normalization (Zhang and Sennrich, arXiv 1910.07467)."""
+
+from typing import ClassVar
+
+from blockgraph.op import Style
+from blockgraph.ops.norm import Norm
+
+
+class RmsNorm(Norm):
+    """`x / sqrt(mean(x**2) + eps) * weight`, in fp32. [..., D] -> [..., D]."""
+
+    name: ClassVar = "rms_norm"
+    style: ClassVar = Style("norm", "RMS")
+    paper: ClassVar = "https://arxiv.org/abs/1910.07467"
+    kernel: ClassVar = "rms_norm"
+    kernels: ClassVar = ("rms_norm", *Norm.kernels)
+    example: ClassVar = "ln: {op: rms_norm, in: x, gain: 1+w}"

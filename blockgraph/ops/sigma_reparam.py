@@ -1,0 +1,63 @@
+"""Sigma-reparametrisation (2410.16682, section 4.1; Zhai et al., arXiv 2303.06296). Axes: E out, D in."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from blockgraph.dims import Size, number_of
+from blockgraph.errors import OpError
+from blockgraph.op import Init, NumberField, Op, Param, Positive, Site, State, Style, constant
+from blockgraph.types import Type
+
+POWER_ITERATIONS = 15  # at initialisation; afterwards one for every optimiser step
+
+
+class SigmaReparam(Op):
+    """`gamma / sigma(W) * W` with the spectral norm `sigma = u W v`, in fp32; the gradient flows through sigma.
+
+    [E, D] -> [E, D]. gamma has shape (1,); u and v are fp32 state that one power iteration renews after every
+    optimiser step, outside the forward pass, so that recomputation sees the same weight. `init: sigma` starts gamma
+    at sigma(W), which leaves W as it is at step 0.
+    """
+
+    name: ClassVar = "sigma_reparam"
+    style: ClassVar = Style("weight", "σ Reparam")
+    paper: ClassVar = "https://arxiv.org/abs/2303.06296"
+    weights: ClassVar = ("gamma",)
+    kernels: ClassVar = ("sigma_reparam", "power_iteration", "spectral_norm")
+    example: ClassVar = "fc1: {op: linear, in: x, out: d_ff, weight: {op: sigma_reparam}}"
+
+    init: Literal["sigma"] | NumberField = Field(number_of(1.0), description="gamma at step 0: a number, or sigma")
+    decay: bool = Field(False, description="whether weight decay applies to gamma")
+    lr: Positive = Field(number_of(1.0), description="multiplier of the learning rate of gamma")
+
+    def infer(self, weight: Type) -> Type:
+        """The matrix's type."""
+        if len(weight.sizes) != 2:
+            raise OpError("reparametrises a matrix [out, in], found {}", weight)
+        return weight
+
+    def parameters(self, weight: Type) -> tuple[Param, ...]:
+        """gamma, as a vector of one."""
+        start = constant(1.0) if self.init == "sigma" else Init("constant", self.init)
+        # fully_shard refuses 0-d parameters.
+        return (Param("gamma", (Size.constant(1),), start, self.decay, self.lr),)
+
+    def states(self, weight: Type) -> tuple[State, ...]:
+        """The vectors of the power iteration: u [E] and v [D]."""
+        rows, columns = weight.sizes
+        unit = Init("unit", number_of(1.0))
+        return State("u", (rows,), unit), State("v", (columns,), unit)
+
+    def lower(self, site: Site, weight: str, gamma: str, u: str, v: str) -> str:
+        """The rescaled matrix."""
+        return f"sigma_reparam({weight}, {gamma}, {u}, {v})"
+
+    def on_init(self, site: Site, weight: str, gamma: str, u: str, v: str) -> str:
+        """u and v come close to the singular vectors; gamma takes sigma where that is asked for."""
+        steps = f"power_iteration({weight}, {u}, {v}, {POWER_ITERATIONS})"
+        return f"{steps}; {gamma}.copy_(spectral_norm({weight}, {u}, {v}))" if self.init == "sigma" else steps
+
+    def on_step(self, site: Site, weight: str, gamma: str, u: str, v: str) -> str:
+        """One power iteration on the new weight."""
+        return f"power_iteration({weight}, {u}, {v})"

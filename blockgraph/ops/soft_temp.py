@@ -1,0 +1,26 @@
+"""Softmax temperature (2410.16682, section 4.2; Hinton et al., arXiv 1503.02531)."""
+
+from typing import ClassVar
+
+from blockgraph.dims import number_of
+from blockgraph.op import Op, Positive, Site, Style
+from blockgraph.types import Type
+
+
+class SoftTemp(Op):
+    """`beta * logits`, with the logits already divided by sqrt(d_head); beta is an inverse temperature."""
+
+    name: ClassVar = "soft_temp"
+    style: ClassVar = Style("limit", "temp {beta}")
+    paper: ClassVar = "https://arxiv.org/abs/2410.16682"
+    example: ClassVar = "temp: {op: soft_temp, in: scores, beta: 0.5}"
+
+    beta: Positive = number_of(0.5)
+
+    def infer(self, x: Type) -> Type:
+        """The input's type; a positive factor keeps a mask."""
+        return x
+
+    def lower(self, site: Site, x: str) -> str:
+        """One multiplication."""
+        return f"{x} * {site.number(self.beta)}"

@@ -1,0 +1,25 @@
+"""Softmax over the last axis."""
+
+from typing import ClassVar
+
+from blockgraph.op import Op, Site, Style
+from blockgraph.types import Flow, Type
+
+
+class Softmax(Op):
+    """`exp(x) / sum(exp(x))` over the last axis, in fp32, given back in the input's dtype. [..., S] -> [..., S]."""
+
+    name: ClassVar = "softmax"
+    style: ClassVar = Style("softmax", "Softmax")
+    kernels: ClassVar = ("softmax",)
+    example: ClassVar = """\
+mask: {op: causal_mask, in: scores}
+softmax: {op: softmax}"""
+
+    def infer(self, x: Type) -> Type:
+        """The input's type; masked logits become weights that are zero ahead of the token."""
+        return x.with_flow(Flow.WEIGHTS) if x.flow is Flow.MASKED else x.mixed()
+
+    def lower(self, site: Site, x: str) -> str:
+        """`torch.softmax` in fp32."""
+        return f"softmax({x})"
