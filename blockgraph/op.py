@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
@@ -129,7 +130,6 @@ class Op(Fields):
     example: ClassVar[str]
     weights: ClassVar[tuple[str, ...]] = ()  # parameters that a spec may wire from elsewhere
     outputs: ClassVar[tuple[str, ...]] = ("out",)
-    kernels: ClassVar[tuple[str, ...]] = ()
 
     def infer(self, *inputs: Any) -> Type | dict[str, Type]:
         """Types of the outputs from the types of the inputs; its argument names are the op's ports.
@@ -173,18 +173,23 @@ class Op(Fields):
     @classmethod
     def ports(cls) -> tuple[str, ...]:
         """Names of the inputs, read from the shape rule."""
-        parameters = inspect.signature(cls.infer).parameters.values()
-        return tuple(p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_POSITIONAL)
+        return _ports(cls)[0]
 
     @classmethod
     def variadic(cls) -> bool:
         """Whether the op reads any number of inputs."""
-        kinds = [p.kind for p in inspect.signature(cls.infer).parameters.values()]
-        return inspect.Parameter.VAR_POSITIONAL in kinds
+        return _ports(cls)[1]
 
     def label(self) -> str:
         """The figure's label, filled from the fields; empty where the node's own name is shown."""
         return self.style.label.format_map({key: getattr(self, key) for key in type(self).model_fields})
+
+
+@cache
+def _ports(op: type[Op]) -> tuple[tuple[str, ...], bool]:
+    parameters = [p for p in inspect.signature(op.infer).parameters.values() if p.name != "self"]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return tuple(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL), variadic
 
 
 class WeightedOp(Op):

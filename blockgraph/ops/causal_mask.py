@@ -17,7 +17,6 @@ class CausalMask(Op):
 
     name: ClassVar = "causal_mask"
     style: ClassVar = Style("mask", "mask")
-    kernels: ClassVar = ("causal_mask",)
     example: ClassVar = "mask: {op: causal_mask, in: scores}"
 
     window: SizeField | None = Field(None, description="how many tokens back a query sees, itself included")

@@ -13,5 +13,4 @@ class L2Norm(Norm):
     style: ClassVar = Style("norm", "L2")
     paper: ClassVar = "https://arxiv.org/abs/2010.04245"
     kernel: ClassVar = "l2_norm"
-    kernels: ClassVar = ("l2_norm", *Norm.kernels)
     example: ClassVar = "ln_q: {op: l2_norm, in: q, gain: none}"

@@ -16,5 +16,4 @@ class LayerNorm(Norm):
     style: ClassVar = Style("norm", "LN")
     paper: ClassVar = "https://arxiv.org/abs/1607.06450"
     kernel: ClassVar = "layer_norm"
-    kernels: ClassVar = ("layer_norm", *Norm.kernels)
     example: ClassVar = "ln: {op: layer_norm, in: x}"

@@ -13,7 +13,6 @@ class LayerScale(WeightedOp):
     style: ClassVar = Style("scale", "LayerScale")
     paper: ClassVar = "https://arxiv.org/abs/2103.17239"
     weights: ClassVar = ("weight",)
-    kernels: ClassVar = ("layer_scale",)
     example: ClassVar = "scale: {op: layer_scale, in: x, init: 0.1}"
 
     def infer(self, x: Type) -> Type:

@@ -20,7 +20,6 @@ class Linear(WeightedOp):
     style: ClassVar = Style("linear")
     paper: ClassVar = "https://arxiv.org/abs/2410.16682"
     weights: ClassVar = ("weight",)
-    kernels: ClassVar = ("linear",)
     example: ClassVar = "qkv: {op: linear, in: x, out: 3 * d_model, init: {normal: 0.02}}"
 
     out: SizeField
@@ -43,9 +42,9 @@ class Linear(WeightedOp):
         bias = Param("bias", (self.out,), constant(0.0), decay=False, lr=self.lr)
         return (weight, bias) if self.bias else (weight,)
 
-    def lower(self, site: Site, x: str, weight: str, bias: str = "None") -> str:
+    def lower(self, site: Site, x: str, weight: str, bias: str = "") -> str:
         """`F.linear` with the weight in the activation's dtype."""
-        return f"linear({x}, {weight}, {bias})"
+        return f"linear({x}, {weight}, {bias})" if bias else f"linear({x}, {weight})"
 
     def on_step(self, site: Site, weight: str, **values: str) -> str:
         """Back to unit rows or columns."""

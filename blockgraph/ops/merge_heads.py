@@ -12,7 +12,6 @@ class MergeHeads(Op):
 
     name: ClassVar = "merge_heads"
     style: ClassVar = Style("reshape", "merge heads", hidden=True)
-    kernels: ClassVar = ("merge_heads",)
     example: ClassVar = "merge: {op: merge_heads, in: q}"
 
     def infer(self, x: Type) -> Type:

@@ -15,7 +15,6 @@ class Norm(WeightedOp):
 
     weights: ClassVar = ("weight",)
     kernel: ClassVar[str]
-    kernels: ClassVar = ("head_gain", "merge_heads", "split_heads")
 
     gain: Literal["none", "w", "1+w"] = Field("w", description="gain per feature: none, w, or 1 + w starting at w = 0")
     bias: bool = Field(False, description="adds a bias per feature")
@@ -38,15 +37,19 @@ class Norm(WeightedOp):
         bias = Param("bias", sizes, constant(0.0), gain.decay, self.lr)
         return (gain,) * (self.gain != "none") + (bias,) * self.bias
 
-    def lower(self, site: Site, x: str, weight: str = "None", bias: str = "None") -> str:
+    def lower(self, site: Site, x: str, weight: str = "", bias: str = "") -> str:
         """One call of the norm's kernel; over all heads it merges them first."""
-        eps = site.number(self.eps)
         gain = f"1.0 + {weight}" if self.gain == "1+w" else weight
+        tensors = [f"weight={gain}"] * bool(weight) + [f"bias={bias}"] * bool(bias)
+        eps = f"eps={site.number(self.eps)}"
         if self.width == "full":
-            return f"split_heads({self.kernel}(merge_heads({x}), {gain}, {bias}, {eps}), {x}.shape[1])"
+            return f"split_heads({self._call(f'merge_heads({x})', *tensors, eps)}, {x}.shape[1])"
         if not self.shared:
-            return f"head_gain({self.kernel}({x}, None, None, {eps}), {gain}, {bias})"
-        return f"{self.kernel}({x}, {gain}, {bias}, {eps})"
+            return f"head_gain({', '.join((self._call(x, eps), *tensors))})"
+        return self._call(x, *tensors, eps)
+
+    def _call(self, *arguments: str) -> str:
+        return f"{self.kernel}({', '.join(arguments)})"
 
     def _sizes(self, x: Type) -> tuple[Size, ...]:
         if self.width == "full":

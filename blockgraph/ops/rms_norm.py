@@ -13,5 +13,4 @@ class RmsNorm(Norm):
     style: ClassVar = Style("norm", "RMS")
     paper: ClassVar = "https://arxiv.org/abs/1910.07467"
     kernel: ClassVar = "rms_norm"
-    kernels: ClassVar = ("rms_norm", *Norm.kernels)
     example: ClassVar = "ln: {op: rms_norm, in: x, gain: 1+w}"

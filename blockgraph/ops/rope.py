@@ -19,7 +19,6 @@ class Rope(Op):
     name: ClassVar = "rope"
     style: ClassVar = Style("position", "RoPE")
     paper: ClassVar = "https://arxiv.org/abs/2104.09864"
-    kernels: ClassVar = ("rope",)
     example: ClassVar = "rope_q: {op: rope, in: q, base: 10000}"
 
     base: Positive = Field(number_of(10000.0), description="the longest wavelength is 2 pi times about this")

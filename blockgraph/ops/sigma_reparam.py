@@ -24,7 +24,6 @@ class SigmaReparam(Op):
     style: ClassVar = Style("weight", "σ Reparam")
     paper: ClassVar = "https://arxiv.org/abs/2303.06296"
     weights: ClassVar = ("gamma",)
-    kernels: ClassVar = ("sigma_reparam", "power_iteration", "spectral_norm")
     example: ClassVar = "fc1: {op: linear, in: x, out: d_ff, weight: {op: sigma_reparam}}"
 
     init: Literal["sigma"] | NumberField = Field(number_of(1.0), description="gamma at step 0: a number, or sigma")

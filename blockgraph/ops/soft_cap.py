@@ -14,7 +14,6 @@ class SoftCap(Op):
     name: ClassVar = "soft_cap"
     style: ClassVar = Style("limit", "cap {cap}")
     paper: ClassVar = "https://arxiv.org/abs/2410.16682"
-    kernels: ClassVar = ("soft_cap",)
     example: ClassVar = "cap: {op: soft_cap, in: scores, cap: 50}"
 
     cap: Positive = number_of(50.0)

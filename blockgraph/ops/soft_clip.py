@@ -27,7 +27,6 @@ class SoftClip(Op):
     name: ClassVar = "soft_clip"
     style: ClassVar = Style("limit", "clip")
     paper: ClassVar = "https://arxiv.org/abs/2306.12929"
-    kernels: ClassVar = ("soft_clip",)
     example: ClassVar = """\
 mask: {op: causal_mask, in: scores}
 softmax: {op: softmax}

@@ -11,7 +11,6 @@ class Softmax(Op):
 
     name: ClassVar = "softmax"
     style: ClassVar = Style("softmax", "Softmax")
-    kernels: ClassVar = ("softmax",)
     example: ClassVar = """\
 mask: {op: causal_mask, in: scores}
 softmax: {op: softmax}"""

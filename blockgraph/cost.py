@@ -1,0 +1,92 @@
+"""Parameters and matrix-product FLOPs of a graph, node by node and in total."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from blockgraph.dims import Size
+from blockgraph.graph import Graph, Node
+
+TRAIN_BYTES = 16  # fp32 weight, fp32 gradient and AdamW's two fp32 moments, for each parameter
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one node costs; a stack's row is the sum of its layers."""
+
+    node: Node
+    depth: int
+    layers: int
+    parameters: int
+    work: Size
+
+    def flops(self, batch: int, seq: int) -> int:
+        """Forward FLOPs of matrix products, 2 for each multiply-add."""
+        return self.work.at(batch=batch, seq=seq)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a graph costs: `rows` in running order, with the blocks of a stack below its row."""
+
+    rows: tuple[Row, ...]
+    parameters: int
+    work: Size
+
+    def flops(self, batch: int = 1, seq: int = 1) -> int:
+        """Forward FLOPs of matrix products for a batch of sequences; a training step takes three times as many."""
+        return self.work.at(batch=batch, seq=seq)
+
+    @property
+    def train_bytes(self) -> int:
+        """Bytes that weights, gradients and AdamW's moments take in fp32; activations are not counted."""
+        return TRAIN_BYTES * self.parameters
+
+
+def cost(graph: Graph) -> Cost:
+    """Parameters and FLOPs of every node; shared parameters count once."""
+    rows = tuple(_rows(graph, 0))
+    top = [row for row in rows if row.depth == 0]
+    return Cost(rows, sum(row.parameters for row in top), sum((row.work for row in top), Size.constant(0)))
+
+
+def _rows(graph: Graph, depth: int) -> Iterator[Row]:
+    for node in graph.nodes.values():
+        if not node.blocks:
+            yield Row(node, depth, 1, _parameters(node), _flops(graph, node))
+            continue
+        inner = [list(_rows(block, depth + 1)) for block in node.blocks]
+        whole = [[row for row in rows if row.depth == depth + 1] for rows in inner]
+        shared = _shared_again(node)
+        parameters = sum(row.parameters for index in node.plan for row in whole[index]) - shared
+        work = sum((row.work for index in node.plan for row in whole[index]), Size.constant(0))
+        yield Row(node, depth, len(node.plan), parameters, work)
+        for index, rows in enumerate(inner):
+            for row in rows:
+                yield Row(row.node, row.depth, row.layers * node.plan.count(index), row.parameters, row.work)
+
+
+def _parameters(node: Node) -> int:
+    return sum(_product(param.sizes) for param in node.params)
+
+
+def _product(sizes: tuple[Size, ...]) -> int:
+    total = Size.constant(1)
+    for size in sizes:
+        total = total * size
+    return total.at()
+
+
+def _flops(graph: Graph, node: Node) -> Size:
+    kinds = [graph.type_of(ref) for ref in node.data().values()]
+    return node.op.flops(*(kind for kind in kinds if kind is not None))
+
+
+def _shared_again(node: Node) -> int:
+    """Parameters that layers after the first one take from it."""
+    shared = tuple(getattr(node.op, "share", ()))
+    return sum(
+        _parameters(inner)
+        for index in node.plan[1:]
+        for inner in node.blocks[index].nodes.values()
+        if any(inner.home == path or inner.home.startswith(f"{path}.") for path in shared)
+    )

@@ -1,0 +1,58 @@
+"""The parts of attention. Axes: B batch, T queries, S keys, H heads, K features of a head, D = H * K."""
+
+import torch
+from torch import Tensor
+
+
+def split_heads(x_BTD: Tensor, heads: int, parts: int | None = None) -> Tensor | tuple[Tensor, ...]:
+    """[batch, seq, parts * heads * K] to `parts` views [batch, heads, seq, K]; one view when `parts` is None."""
+    x_BTPHK = x_BTD.unflatten(-1, (parts or 1, heads, -1))
+    values = tuple(x_BTHK.transpose(1, 2) for x_BTHK in x_BTPHK.unbind(2))
+    return values[0] if parts is None or parts == 1 else values
+
+
+def merge_heads(x_BHTK: Tensor) -> Tensor:
+    """[batch, heads, seq, K] to [batch, seq, heads * K]."""
+    return x_BHTK.transpose(1, 2).flatten(2)
+
+
+def rope(x: Tensor, base: float, width: int | None = None, interleaved: bool = False) -> Tensor:
+    """Rotary embedding of [..., seq, K] for positions 0, 1, ..., in fp32, given back in the dtype of `x`."""
+    rotated, kept = (x, None) if width is None else x.split((width, x.shape[-1] - width), dim=-1)
+    pairs = rotated.shape[-1] // 2
+    exponent = torch.arange(pairs, device=x.device, dtype=torch.float32) / pairs
+    position = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
+    angle = position[:, None] * base**-exponent
+    cos, sin = angle.cos(), angle.sin()
+    if interleaved:
+        a, b = rotated.float().unflatten(-1, (pairs, 2)).unbind(-1)
+        y = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+    else:
+        a, b = rotated.float().chunk(2, dim=-1)
+        y = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return y.to(x.dtype) if kept is None else torch.cat((y.to(x.dtype), kept), dim=-1)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """`cap * tanh(x / cap)` in fp32, given back in the dtype of `x`."""
+    return (cap * torch.tanh(x.float() / cap)).to(x.dtype)
+
+
+def causal_mask(scores_TS: Tensor, window: int | None = None) -> Tensor:
+    """Minus infinity where the key is later than the query, or `window` or more tokens before it."""
+    queries, keys = scores_TS.shape[-2:]
+    ones_TS = torch.ones(queries, keys, dtype=torch.bool, device=scores_TS.device)
+    hidden_TS = ones_TS.triu(1 + keys - queries)
+    if window is not None:
+        hidden_TS = hidden_TS | ones_TS.tril(keys - queries - window)
+    return scores_TS.masked_fill(hidden_TS, float("-inf"))
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Softmax over the last axis in fp32, given back in the dtype of `x`."""
+    return torch.softmax(x, dim=-1, dtype=torch.float32).to(x.dtype)
+
+
+def soft_clip(x: Tensor, zeta: float, gamma: float) -> Tensor:
+    """`clip((zeta - gamma) * x + gamma, 0, 1)`."""
+    return ((zeta - gamma) * x + gamma).clamp(0.0, 1.0)
