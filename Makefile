@@ -1,0 +1,32 @@
+# Two commands set everything up: `make demo` and `make test`. Each starts from nothing.
+
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: help demo test lint unit clean
+
+help:
+	@echo "make demo   train two blocks of the paper on real text; figures, curves and one HTML page (build/demo)"
+	@echo "make test   everything that CI runs"
+	@echo "make clean  remove what these commands made"
+
+demo: $(READY)
+	$(BIN)/python -m runners.demo --out build/demo
+
+test: lint unit
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
+
+$(READY): pyproject.toml constraints.txt tools/venv.sh
+	sh tools/venv.sh
+	@touch $@
+
+clean:
+	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,22 @@
+"""`blockgraph list`: the specs that ship with the package."""
+
+import argparse
+
+from blockgraph.library import shipped
+from blockgraph.syntax import plain, read
+
+HELP = "the shipped specs"
+EXAMPLE = "blockgraph list"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The command has no options."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line a spec."""
+    for name, path in shipped().items():
+        spec = plain(read(path))
+        kind = "model" if "model" in spec else "block"
+        print(f"{kind}  {name:<14} {spec['title']} ({spec['paper']})")
+    return 0

@@ -1,0 +1,87 @@
+"""`blockgraph show`: what every node is and costs."""
+
+import argparse
+
+from blockgraph.commands.common import add_settings, graph_of
+from blockgraph.cost import TRAIN_BYTES, Cost, Row, cost
+from blockgraph.graph import Graph, Node
+
+HELP = "table of nodes with shapes, parameters and FLOPs; totals; memory to train"
+EXAMPLE = "blockgraph show gpt --set block=qk_norm --seq 4096"
+
+HEADINGS = ("node", "op", "shape", "parameters", "FLOPs", "share")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("spec", metavar="SPEC", help="a path, or the name of a shipped spec")
+    parser.add_argument("--batch", type=_positive, default=1, help="sequences, for the FLOPs (default 1)")
+    parser.add_argument("--seq", type=_positive, default=1024, help="tokens of a sequence (default 1024)")
+    add_settings(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table."""
+    graph = graph_of(args.spec, args)
+    print("\n".join([*table(graph, args.batch, args.seq), "", *totals(cost(graph), args.batch, args.seq)]))
+    return 0
+
+
+def table(graph: Graph, batch: int, seq: int) -> list[str]:
+    """Lines of the table: parameters and FLOPs of one layer, with the number of layers at the stack."""
+    costs = cost(graph)
+    cells = [HEADINGS] + [_cells(graph, row, costs, batch, seq) for row in costs.rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADINGS))]
+    lines = ["  ".join(_pad(cell, width, column) for column, (cell, width) in enumerate(zip(line, widths, strict=True)))
+             for line in cells]  # fmt: skip
+    return [lines[0].rstrip(), "  ".join("-" * width for width in widths), *(line.rstrip() for line in lines[1:])]
+
+
+def totals(costs: Cost, batch: int, seq: int) -> list[str]:
+    """Lines below the table."""
+    forward = costs.flops(batch, seq)
+    return [
+        f"parameters       {costs.parameters:,}",
+        f"forward FLOPs    {forward:.4g} in matrix products for {batch} x {seq} tokens, {forward / (batch * seq):.4g} a token",
+        f"training FLOPs   {3 * forward:.4g} a step (forward, and twice that backward)",
+        f"memory to train  {_bytes(costs.train_bytes)}: {TRAIN_BYTES} bytes a parameter for fp32 weights, gradients and "
+        "AdamW's two moments; activations come on top",
+    ]
+
+
+def _cells(graph: Graph, row: Row, costs: Cost, batch: int, seq: int) -> tuple[str, ...]:
+    total = costs.flops(batch, seq)
+    work = row.flops(batch, seq)
+    whole = work * (row.layers if row.depth else 1)
+    name = "  " * row.depth + row.node.path.replace("@", ".") + (f" × {row.layers}" if row.node.blocks else "")
+    return (
+        name,
+        row.node.op.name,
+        _shape(graph, row.node),
+        f"{row.parameters:,}" if row.parameters else "",
+        f"{work:.3g}" if work else "",
+        f"{100 * whole / total:.1f} %" if work and total else "",
+    )
+
+
+def _shape(graph: Graph, node: Node) -> str:
+    kinds = dict.fromkeys(node.types.values())
+    return ", ".join(f"[{', '.join(graph.dims.show(size) for size in kind.sizes)}]" for kind in kinds)
+
+
+def _pad(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column < 3 else cell.rjust(width)
+
+
+def _bytes(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} GB"
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1, found '{text}'")
+    return int(text)
