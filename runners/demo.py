@@ -14,6 +14,11 @@ from runners.page import Page
 
 BLOCKS = ("baseline", "qk_norm")
 RUN = "runs/demo.yaml"
+GO_ON = """\
+blockgraph new my_block.yaml
+blockgraph check my_block.yaml
+blockgraph render my_block.yaml -o my_block.svg
+blockgraph train specs/runs/demo.yaml set.block=./my_block.yaml --out runs/mine"""
 
 
 def main() -> int:
@@ -64,8 +69,7 @@ def page(runs: dict[str, Path], out: Path) -> Path:
     )
     sheet.text("One seed and one learning rate: enough to see both train, not to rank them.")
     sheet.heading("Go on")
-    sheet.code("blockgraph new my_block.yaml\nblockgraph check my_block.yaml\nblockgraph render my_block.yaml -o my_block.svg\n"
-               f"blockgraph train specs/{RUN} set.block=./my_block.yaml --out runs/mine")  # fmt: skip
+    sheet.code(GO_ON)
     return write(out / "index.html", str(sheet))
 
 

@@ -1,0 +1,1 @@
+"""What trains a compiled spec: data, the training loop, checkpoints and run directories."""

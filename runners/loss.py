@@ -1,0 +1,33 @@
+"""Cross-entropy and z-loss of logits, in fp32."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean negative log-likelihood in nats, and a zero in the place of the z-loss."""
+    nll = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
+    return nll, nll.new_zeros(())
+
+
+def cross_entropy_and_z(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean negative log-likelihood in nats, and mean(log Z ^ 2), which a small weight keeps near 0.
+
+    Z is the softmax's denominator (PaLM, section 5). Its logarithm is the negative log-likelihood plus the target's
+    logit, so one pass over the logits serves both.
+    """
+    flat, target = logits.float().flatten(0, -2), targets.flatten()
+    nll = F.cross_entropy(flat, target, reduction="none")
+    log_z = nll + flat.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    return nll.mean(), log_z.square().mean()
+
+
+def loss_for(z_loss: float, compiled: bool) -> Loss:
+    """The loss of a run with this weight of the z-loss, compiled or plain."""
+    plain = cross_entropy_and_z if z_loss else cross_entropy
+    return torch.compile(plain) if compiled else plain

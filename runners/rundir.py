@@ -1,0 +1,109 @@
+"""The directory of a run: one writer at a time, every file whole."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blockgraph.errors import Place, Problem, SpecError
+from runners.files import write_whole
+
+LOCK = "run.lock"
+RUN = "run.yaml"
+STATUS = "status.json"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Where a run writes; its lock is held for as long as `claim` is open."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The directory of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The file of the series."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def started(self) -> bool:
+        """Whether a run has begun here."""
+        return (self.path / RUN).exists()
+
+    def write(self, name: str, data: str | bytes) -> None:
+        """Write a file whole."""
+        write_whole(self.path / name, data)
+
+    def set_status(self, state: str, step: int, **facts: Any) -> None:
+        """Say how far the run is: running, finished, diverged, stopped or failed, with facts such as the reason.
+
+        A run that was killed still says `running`; nobody then holds its lock.
+        """
+        status = {"state": state, "step": step} | facts | {"host": socket.gethostname(), "pid": os.getpid()}
+        self.write(STATUS, json.dumps(status, indent=1) + "\n")
+
+    def status(self) -> dict[str, Any]:
+        """What `set_status` wrote last; empty before the first time."""
+        path = self.path / STATUS
+        status: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+        return status
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[RunDir]:
+    """A run directory that nobody else writes until the end of the block.
+
+    It is made where there is none, and removed again when no run began in it. Raises `SpecError` when another
+    process has it, or when it holds something else than a run.
+    """
+    made = not path.exists()
+    lock = _lock(path)
+    run = RunDir(path)
+    try:
+        if not run.started and any(entry.name != LOCK for entry in path.iterdir()):
+            raise _refuse(path, "the directory holds something else than a run", "name another with --out")
+        yield run
+    finally:
+        if made and not run.started:
+            (path / LOCK).unlink()
+            path.rmdir()
+        os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    """Hold `run.lock`; the kernel lets go of it however this process ends."""
+    while True:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise _refuse(path, "a run needs a directory, found a file") from None
+        handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        _hold(handle, path)
+        # Whoever held it before may have removed the file; the lock of a removed file keeps nobody out.
+        if os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)
+
+
+def _hold(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(handle, 200).decode().strip() or "another process"
+        os.close(handle)
+        raise _refuse(path, f"{holder} is writing this run", "stop it, or name another directory with --out") from None
+    os.ftruncate(handle, 0)
+    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+
+def _refuse(path: Path, message: str, hint: str = "") -> SpecError:
+    return SpecError([Problem(message, Place(str(path), 0), hint)])

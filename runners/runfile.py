@@ -1,0 +1,122 @@
+"""Run file and `key=value` overrides to a checked `RunConfig` that knows where each key was written."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from blockgraph.errors import Place, Problem, Problems, SpecError
+from blockgraph.schema import fill
+from blockgraph.syntax import Mapping, Scalar, Sequence, Value, describe, parse_value, read
+from runners.config import RunConfig
+
+COMMAND_LINE = Place("<command line>", 0)
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A checked run, and the placed text it was filled from."""
+
+    config: RunConfig
+    text: Mapping
+    path: Path
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths in the file start from."""
+        return self.path.parent
+
+    def place(self, key: str) -> Place:
+        """Where a dotted key's value is written; the nearest key around it where it was left to its default."""
+        value: Value = self.text
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value.items:
+                break
+            value = value.items[part]
+        return value.place
+
+    def refuse(self, key: str, message: str, hint: str = "") -> SpecError:
+        """An error at a key that only shows once data or model are known."""
+        return SpecError([Problem(message, self.place(key), hint)])
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> RunFile:
+    """Read a run file and lay `key=value` overrides over it; raise `SpecError` with every fault."""
+    text = read(path)
+    for override in overrides:
+        text = _overridden(text, override)
+    problems = Problems()
+    config = fill(RunConfig, _named(text, Path(path)), problems)
+    problems.stop_if_any()
+    assert config is not None
+    run = RunFile(config, text, Path(path))
+    for key, message in _disagreements(config):
+        problems.add(message, run.place(key))
+    problems.stop_if_any()
+    return run
+
+
+def to_yaml(data: dict[str, Any], indent: str = "") -> str:
+    """YAML 1.2 text of nested mappings; every other value stands as JSON, which YAML 1.2 contains."""
+    return "".join(_line(key, value, indent) for key, value in data.items())
+
+
+def _line(key: str, value: Any, indent: str) -> str:
+    if isinstance(value, dict) and value:
+        return f"{indent}{key}:\n{to_yaml(value, indent + '  ')}"
+    return f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}\n"
+
+
+def _named(text: Mapping, path: Path) -> Mapping:
+    """The text with the file's name as the run's, where it gives none."""
+    return replace(text, items={"run": Scalar(path.stem, text.place, path.stem)} | text.items)
+
+
+def _overridden(text: Mapping, override: str) -> Mapping:
+    key, _, raw = override.partition("=")
+    try:
+        value = _told_here(parse_value(raw)) if raw.strip() else Scalar(None, COMMAND_LINE)
+    except SpecError as error:
+        faults = (Problem(f"{override}: {problem.message}", COMMAND_LINE) for problem in error.problems)
+        raise SpecError(faults) from None
+    return _put(text, key.split("."), value)
+
+
+def _put(text: Mapping, key: list[str], value: Value) -> Mapping:
+    """The text with one value replaced; mappings on the way to it are made where there are none."""
+    head, *rest = key
+    if rest:
+        inner = text.items.get(head, Mapping({}, {}, COMMAND_LINE))
+        if not isinstance(inner, Mapping):
+            message = f"'{head}.{rest[0]}' cannot be set, because {head} is {describe(inner)}"
+            raise SpecError([Problem(message, COMMAND_LINE)])
+        value = _put(inner, rest, value)
+    keys = {head: COMMAND_LINE} | text.keys if rest else text.keys | {head: COMMAND_LINE}
+    return replace(text, items=text.items | {head: value}, keys=keys)
+
+
+def _told_here(value: Value) -> Value:
+    """The value with the command line as the place of all that is in it."""
+    match value:
+        case Scalar():
+            return replace(value, place=COMMAND_LINE)
+        case Sequence():
+            return Sequence(tuple(map(_told_here, value.items)), COMMAND_LINE)
+        case Mapping():
+            items = {key: _told_here(item) for key, item in value.items.items()}
+            return Mapping(items, dict.fromkeys(items, COMMAND_LINE), COMMAND_LINE)
+
+
+def _disagreements(config: RunConfig) -> Iterable[tuple[str, str]]:
+    """Keys that fit by themselves but not together, each with what is wrong."""
+    schedule, steps = config.schedule, config.train.steps
+    warmup, cooldown = schedule.warmup_steps(config.train.batch), schedule.cooldown_steps(steps)
+    warmup_key = "schedule.warmup_samples" if schedule.warmup_samples else "schedule.warmup"
+    if warmup >= steps:
+        yield warmup_key, f"{warmup_key}: the warm-up takes {warmup} steps of {steps}; it must be shorter than the run"
+    elif warmup + cooldown > steps:
+        told = f"{warmup} steps of warm-up and {cooldown} of cool-down are more than {steps}"
+        yield "schedule.cooldown", f"schedule.cooldown: {told}"
+    if schedule.cooldown and schedule.decay != "wsd":
+        yield "schedule.cooldown", f"schedule.cooldown belongs to decay: wsd, but decay is {schedule.decay}"

@@ -1,0 +1,172 @@
+"""A checked run and its directory to a trained model."""
+
+import difflib
+import sys
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+import blockgraph
+from blockgraph import canonical
+from blockgraph.errors import Place, Problem, Problems
+from blockgraph.graph import Graph
+from blockgraph.op import Op
+from runners import cache, shards, tokenizer
+from runners.checkpoint import Checkpoint, Checkpoints
+from runners.loop import Loop
+from runners.metrics import Metrics, rows
+from runners.outcome import Outcome
+from runners.progress import Progress
+from runners.rundir import RUN, RunDir
+from runners.runfile import RunFile, to_yaml
+from runners.spec import graph_of
+from runners.speed import Pace, matmul_peak
+from runners.stop import Stop
+from runners.trainer import DTYPES, Trainer
+
+MODEL = "model.yaml"
+REPORTED = ("loss", "val_loss", "val_bits_per_byte")
+STATE_BYTES = 12  # of a parameter in a checkpoint: the weight and two moments, in fp32
+SHOWN = 10  # differences of a model that an error tells
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is trained from; a run that goes on must find the same."""
+
+    tokenizer: tokenizer.Tokenizer
+    data: shards.Dataset
+    graph: Graph
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """A hash of each, under the key of the run file that asks for it."""
+        return {"model": canonical.digest(self.graph), "tokenizer": self.tokenizer.digest, "data": self.data.digest}
+
+
+def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: Stop) -> Outcome:
+    """Train from the newest good checkpoint, or from the beginning, and write down how it ended.
+
+    Raises `SpecError` when data or model do not fit the run, and `OSError` when the disk refuses.
+    """
+    inputs = _inputs(run, ops)
+    checkpoints = Checkpoints(directory.checkpoints, run.config.checkpoint.keep)
+    saved = checkpoints.newest(lambda fault: print(f"warning: {fault}", file=sys.stderr))
+    if saved:
+        _refuse_others(run, directory, saved, inputs)
+    trainer = _trainer(run, inputs)
+    checkpoints.require(STATE_BYTES * trainer.count)
+    _describe(run, directory, inputs, trainer)
+    metrics = Metrics(directory.metrics, saved.step if saved else 0)
+    with closing(metrics), Progress(trainer.steps) as progress:
+        _announce(run, inputs, trainer, progress)
+        pace = _pace(run, inputs, trainer)
+        progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
+        loop = Loop(trainer, metrics, checkpoints, progress, pace, inputs.data.bytes_per_token, inputs.digests)
+        if saved:
+            loop.restore(saved)
+            progress.say(f"goes on after step {saved.step}")
+        return _run(loop, directory, stop)
+
+
+def compiles(run: RunFile, device: torch.device) -> tuple[bool, str]:
+    """Whether blocks and loss go through torch.compile, and why, in words."""
+    asked = run.config.train.compile
+    if asked == "auto":
+        return device.type == "cuda", f"auto on {device.type}"
+    return asked, "as asked for"
+
+
+def _inputs(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
+    """Tokenizer, data and graph of the run; raises `SpecError` when the model has no logit for each piece."""
+    config = run.config
+    words = tokenizer.prepare(config.tokenizer, config.data, cache.folder(), run.base)
+    data = shards.prepare(config.data, words, cache.folder(), run.base)
+    graph = graph_of(run, ops, words.vocab)
+    logits = graph.type_of(next(iter(graph.outputs.values())))
+    classes = logits.sizes[-1].known if logits else None
+    if classes is not None and classes < words.vocab:
+        raise run.refuse("set.vocab", f"the model has {classes} logits, but the tokenizer has {words.vocab} pieces")
+    return Inputs(words, data, graph)
+
+
+def _refuse_others(run: RunFile, directory: RunDir, saved: Checkpoint, inputs: Inputs) -> None:
+    """Raise `SpecError` when the checkpoint was trained from something else than what was found now."""
+    problems = Problems()
+    for key, digest in inputs.digests.items():
+        if saved.state["inputs"][key] != digest:
+            message = f"the {key} is not the one that {directory.path} was started with"
+            problems.add(message, run.place(key), "put it back, or name another directory with --out")
+            problems.found += _differences(directory, inputs.graph) if key == "model" else ()
+    problems.stop_if_any()
+
+
+def _differences(directory: RunDir, graph: Graph) -> list[Problem]:
+    """Where the model differs from the one written down when the run began; the first of many places."""
+    path = directory.path / MODEL
+    before, now = path.read_text().splitlines(), canonical.text(graph).splitlines()
+    found = []
+    for kind, start, end, first, last in difflib.SequenceMatcher(None, before, now).get_opcodes():
+        if kind != "equal":
+            old, new = (" ".join(" ".join(lines).split()) for lines in (before[start:end], now[first:last]))
+            found.append(Problem(f"was '{old}', is now '{new}'", Place(str(path), start + 1)))
+    return found[:SHOWN]
+
+
+def _trainer(run: RunFile, inputs: Inputs) -> Trainer:
+    model = blockgraph.compile(inputs.graph, seed=run.config.train.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Trainer(model, run.config, inputs.data, device, compiles(run, device)[0])
+
+
+def _describe(run: RunFile, directory: RunDir, inputs: Inputs, trainer: Trainer) -> None:
+    """Write down what is trained, everything resolved."""
+    directory.write(RUN, to_yaml(run.config.model_dump()))
+    directory.write(MODEL, canonical.text(inputs.graph))
+    directory.write("model.py", str(trainer.model.source))
+    directory.write("tokenizer.model", inputs.tokenizer.model_bytes)
+
+
+def _announce(run: RunFile, inputs: Inputs, trainer: Trainer, progress: Progress) -> None:
+    config = run.config
+    tokens = config.train.batch * config.data.seq
+    seen = config.train.steps * tokens / inputs.data.tokens
+    threads = f"on the CPU, threads: {torch.get_num_threads()}"
+    where = threads if trainer.device.type == "cpu" else f"on {torch.cuda.get_device_name()}"
+    compiled, why = compiles(run, trainer.device)
+    model = " ".join([config.model, *(f"{name}={value}" for name, value in config.set.items())])
+    progress.say(f"{config.run}: {model}, {trainer.count:,} parameters, {config.train.precision} {where}")
+    progress.say(f"{config.train.steps:,} steps of {tokens:,} tokens: {seen:.2f} times the training text")
+    held_out = trainer.held_out * config.data.seq
+    progress.say(f"validation: the same {held_out:,} held-out tokens, every {config.log.evaluate} steps")
+    progress.say(f"compile: {'blocks and loss' if compiled else 'off'} ({why})")
+
+
+def _pace(run: RunFile, inputs: Inputs, trainer: Trainer) -> Pace:
+    config = run.config
+    forward = blockgraph.cost(inputs.graph).flops(batch=config.train.batch, seq=config.data.seq)
+    peak = matmul_peak(trainer.device, DTYPES[config.train.precision])
+    # The backward pass has two products for each one of the forward pass.
+    return Pace(config.train.batch * config.data.seq, 3 * forward, peak)
+
+
+def _run(loop: Loop, directory: RunDir, stop: Stop) -> Outcome:
+    """Train, and leave a status that is true however it ends."""
+    directory.set_status("running", loop.done)
+    stop.training = True
+    try:
+        outcome = loop.run(stop)
+    except KeyboardInterrupt:
+        outcome = Outcome("stopped", loop.saved, {"reason": "at once"})
+    except BaseException as error:
+        with suppress(OSError):
+            directory.set_status("failed", loop.done, reason=f"{type(error).__name__}: {error}")
+        raise
+    if outcome.state == "finished":
+        last = rows(directory.metrics)[-1]
+        outcome = Outcome(outcome.state, outcome.step, {key: last[key] for key in REPORTED})
+    directory.set_status(outcome.state, outcome.step, **outcome.facts)
+    return outcome

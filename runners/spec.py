@@ -1,0 +1,40 @@
+"""The model that a run file asks for."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import blockgraph
+from blockgraph.errors import Problem, SpecError
+from blockgraph.graph import Graph
+from blockgraph.library import is_path
+from blockgraph.op import Op
+from runners.runfile import RunFile
+
+
+def graph_of(run: RunFile, ops: Mapping[str, type[Op]], vocab: int | None = None) -> Graph:
+    """The checked graph of `model` with the slots and dims of `set`, and with `vocab` where that gives none.
+
+    Paths in the run file start from its folder, those on the command line from the working directory.
+    """
+    settings: dict[str, Any] = {name: _located(run, f"set.{name}", value) for name, value in run.config.set.items()}
+    places = {name: run.place(f"set.{name}") for name in settings}
+    if vocab:
+        settings, places = {"vocab": vocab} | settings, {"vocab": run.place("tokenizer.vocab")} | places
+    model = str(_located(run, "model", run.config.model))
+    try:
+        return blockgraph.load(model, ops=ops, places=places, **settings)
+    except SpecError as error:
+        raise SpecError(_at_model(problem, model, run) for problem in error.problems) from None
+
+
+def _located(run: RunFile, key: str, value: int | str) -> int | str:
+    in_file = run.place(key).line > 0
+    return str(run.base / value) if in_file and isinstance(value, str) and is_path(value) else value
+
+
+def _at_model(problem: Problem, model: str, run: RunFile) -> Problem:
+    """A spec that is not found is the fault of the key that names it."""
+    lost = not problem.place.line and Path(problem.place.file) == Path(model)
+    return replace(problem, place=run.place("model")) if lost else problem

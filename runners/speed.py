@@ -1,0 +1,50 @@
+"""How fast a run is, next to what the machine can do."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
+PEAK_SECONDS = 0.3
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the fastest of several square matrix products in `dtype`: what a step's share is taken of."""
+    size = PEAK_SIZE[device.type]
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    fastest, stop = float("inf"), time.perf_counter() + PEAK_SECONDS
+    while time.perf_counter() < stop or fastest == float("inf"):
+        began = time.perf_counter()
+        (a @ b)[0, 0].item()
+        fastest = min(fastest, time.perf_counter() - began)
+    return 2 * size**3 / fastest
+
+
+@dataclass
+class Pace:
+    """Time spent in steps since the last row of the metrics, validation and saving left out."""
+
+    tokens_per_step: int
+    flops_per_step: int
+    peak: float
+    steps: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Take in one step."""
+        self.steps, self.seconds = self.steps + 1, self.seconds + seconds
+
+    def restart(self) -> None:
+        """Begin the next row."""
+        self.steps, self.seconds = 0, 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens trained on in a second."""
+        return self.steps * self.tokens_per_step / self.seconds
+
+    @property
+    def share(self) -> float:
+        """Matrix-product FLOP/s of the steps as a part of the peak."""
+        return self.steps * self.flops_per_step / self.seconds / self.peak

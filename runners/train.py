@@ -1,0 +1,106 @@
+"""`blockgraph train`: a run file to a trained model, resumed where it stopped."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from blockgraph.commands.common import add_ops, own_ops
+from blockgraph.errors import SpecError
+from blockgraph.op import Op
+from runners import drift, runfile
+from runners.outcome import BAD_INPUT, CODES, DISK, STOPPED, Outcome
+from runners.rundir import RUN, RunDir, claim
+from runners.runfile import RunFile
+from runners.spec import graph_of
+from runners.stop import Stop
+
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EFBIG}
+DESCRIPTION = """Compile the model of a run file and train it. The same command goes on where it stopped, bit for bit:
+after Ctrl-C, SIGTERM, a crash or a full disk."""
+EXAMPLE = """example:
+  blockgraph train specs/runs/demo.yaml set.block=soft_cap optim.lr=1e-2 --out runs/soft_cap
+"""
+
+
+def command(arguments: list[str]) -> int:
+    """Compile the model of a run file and train it, or go on where it stopped; returns the exit code."""
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        return _train(options)
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("stopped before a step was taken", file=sys.stderr)
+        return STOPPED
+
+
+def main() -> None:
+    """Run the command of this process, as `python -m runners.train` does."""
+    raise SystemExit(command(sys.argv[1:]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="blockgraph train",
+        description=DESCRIPTION,
+        epilog=f"{EXAMPLE}\n{CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN.yaml", type=Path, help="the run file")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", type=_override, help="replace a key of the file")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="directory of the run (default: runs/NAME)")
+    add_ops(parser)
+    return parser
+
+
+def _override(word: str) -> str:
+    key, equals, _ = word.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"expected key=value, found '{word}'")
+    return word
+
+
+def _train(options: argparse.Namespace) -> int:
+    run = runfile.load(options.run, options.overrides)
+    ops = own_ops(options.ops)
+    graph_of(run, ops)
+    out = options.out or Path("runs", run.config.run)
+    try:
+        return _train_in(out, run, ops)
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        told = f"{error.strerror}; what was saved before stands, and the same command goes on from it"
+        print(f"{error.filename or out}: error: {told}", file=sys.stderr)
+        return DISK
+
+
+def _train_in(out: Path, run: RunFile, ops: Mapping[str, type[Op]]) -> int:
+    with Stop() as stop, claim(out) as directory:
+        if ended := _ended(run, directory):
+            print(f"{out}: {ended}")
+            return ended.code
+        # Only now, because it imports torch, which takes seconds: a mistake is told before.
+        from runners.session import train
+
+        outcome = train(run, ops, directory, stop)
+    print(f"{out}: {outcome}")
+    return outcome.code
+
+
+def _ended(run: RunFile, directory: RunDir) -> Outcome | None:
+    """How the run of this directory ended, if there is no more to do; raise `SpecError` if it is another run."""
+    if not directory.started:
+        return None
+    drift.refuse(run, runfile.load(directory.path / RUN).config, directory.path)
+    status = directory.status()
+    state, step = status.get("state", ""), status.get("step", 0)
+    over = state == "diverged" or (state == "finished" and step == run.config.train.steps)
+    return Outcome(state, step, status) if over else None
+
+
+if __name__ == "__main__":
+    main()
