@@ -28,5 +28,5 @@ def cost(spec: Graph | str, **settings: Setting) -> Cost:
     return _cost(_graph(spec, settings))
 
 
-def _graph(spec: Graph | str, settings: dict[str, Setting]) -> Graph:
+def _graph(spec: Graph | str, settings: dict[str, Any]) -> Graph:
     return spec if isinstance(spec, Graph) else load(spec, **settings)

@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 
 from blockgraph.dims import Number, Size
+from blockgraph.fields import Init
 from blockgraph.graph import Graph, Node
-from blockgraph.op import Init, Param
+from blockgraph.op import Param
 
 
 def canonical(graph: Graph) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from blockgraph.dims import Size
 from blockgraph.graph import Graph, Node
@@ -11,7 +12,7 @@ TRAIN_BYTES = 16  # fp32 weight, fp32 gradient and AdamW's two fp32 moments, for
 
 @dataclass(frozen=True)
 class Row:
-    """What one node costs; a stack's row is the sum of its layers."""
+    """What one node costs in one layer, and in how many it runs; a stack's row is the sum of its layers."""
 
     node: Node
     depth: int
@@ -20,8 +21,8 @@ class Row:
     work: Size
 
     def flops(self, batch: int, seq: int) -> int:
-        """Forward FLOPs of matrix products, 2 for each multiply-add."""
-        return self.work.at(batch=batch, seq=seq)
+        """Forward FLOPs of matrix products, 2 for each multiply-add; other run-time dims count as long as `seq`."""
+        return _at(self.work, batch, seq)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Cost:
 
     def flops(self, batch: int = 1, seq: int = 1) -> int:
         """Forward FLOPs of matrix products for a batch of sequences; a training step takes three times as many."""
-        return self.work.at(batch=batch, seq=seq)
+        return _at(self.work, batch, seq)
 
     @property
     def train_bytes(self) -> int:
@@ -56,8 +57,9 @@ def _rows(graph: Graph, depth: int) -> Iterator[Row]:
             continue
         inner = [list(_rows(block, depth + 1)) for block in node.blocks]
         whole = [[row for row in rows if row.depth == depth + 1] for rows in inner]
-        shared = _shared_again(node)
-        parameters = sum(row.parameters for index in node.plan for row in whole[index]) - shared
+        again = [row for index in node.plan[1:] for row in whole[index] if _shared(row, node.op.sharing())]
+        parameters = sum(row.parameters for index in node.plan for row in whole[index])
+        parameters -= sum(row.parameters for row in again)
         work = sum((row.work for index in node.plan for row in whole[index]), Size.constant(0))
         yield Row(node, depth, len(node.plan), parameters, work)
         for index, rows in enumerate(inner):
@@ -66,14 +68,7 @@ def _rows(graph: Graph, depth: int) -> Iterator[Row]:
 
 
 def _parameters(node: Node) -> int:
-    return sum(_product(param.sizes) for param in node.params)
-
-
-def _product(sizes: tuple[Size, ...]) -> int:
-    total = Size.constant(1)
-    for size in sizes:
-        total = total * size
-    return total.at()
+    return sum(prod(size.at() for size in param.sizes) for param in node.params)
 
 
 def _flops(graph: Graph, node: Node) -> Size:
@@ -81,12 +76,10 @@ def _flops(graph: Graph, node: Node) -> Size:
     return node.op.flops(*(kind for kind in kinds if kind is not None))
 
 
-def _shared_again(node: Node) -> int:
-    """Parameters that layers after the first one take from it."""
-    shared = tuple(getattr(node.op, "share", ()))
-    return sum(
-        _parameters(inner)
-        for index in node.plan[1:]
-        for inner in node.blocks[index].nodes.values()
-        if any(inner.home == path or inner.home.startswith(f"{path}.") for path in shared)
-    )
+def _shared(row: Row, paths: tuple[str, ...]) -> bool:
+    """Whether layers after the first one take a node's parameters from it."""
+    return any(f"{row.node.home}.".startswith(f"{path}.") for path in paths)
+
+
+def _at(work: Size, batch: int, seq: int) -> int:
+    return work.at(**dict.fromkeys(work.unbound, seq) | {"batch": batch, "seq": seq})

@@ -2,11 +2,16 @@
 
     SpecError            what a spec or a run file gets wrong: one or more problems
     OpError              raised by an op's shape rule; the checker adds node and place
+    Told                 an OpError that follows from a fault told already, so nothing is said of it
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+
+MAX_PROBLEMS = 100  # more than anybody reads at once
+MAX_MESSAGE = 500  # characters
+CLOSE = 0.5  # share of letters in common from which a name counts as a near miss; `lm` for `ln` is just that
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Problem:
     def line(self) -> str:
         """The one-line form, `file:line:column: error: message; hint`."""
         hint = f"; {self.hint}" if self.hint else ""
-        return f"{self.place}: error: {self.message}{hint}"
+        return f"{_printable(str(self.place))}: error: {_printable(self.message + hint)}"
 
     def __str__(self) -> str:
         if not self.place.text.strip():
@@ -49,9 +54,9 @@ class Problem:
 class SpecError(ValueError):
     """A user's mistake in a spec, a run file or a command line; `problems` holds all of them in file order."""
 
-    def __init__(self, problems: Iterable[Problem]):
+    def __init__(self, problems: Iterable[Problem], note: str = ""):
         self.problems = tuple(sorted(problems, key=lambda p: (p.place.file, p.place.line, p.place.column)))
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        super().__init__("\n".join([*map(str, self.problems), *([note] if note else [])]))
 
 
 class OpError(ValueError):
@@ -65,14 +70,24 @@ class OpError(ValueError):
         super().__init__(message.format(*values) if values else message)
 
 
+class Told(OpError):
+    """A rule that cannot be tried because of a fault that is told elsewhere; nobody mentions it again."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+
 @dataclass
 class Problems:
-    """Collects faults so that all of a file are told in one go."""
+    """Collects faults so that all of a file are told in one go; gives up at a hundred of them."""
 
     found: list[Problem] = field(default_factory=list)
 
     def add(self, message: str, place: Place, hint: str = "") -> None:
+        """Note a fault; raises `SpecError` with all of them once there are more than anybody reads."""
         self.found.append(Problem(message, place, hint))
+        if len(self.found) == MAX_PROBLEMS:
+            raise SpecError(dict.fromkeys(self.found), f"stopped after {MAX_PROBLEMS} errors")
 
     def stop_if_any(self) -> None:
         """Raise `SpecError` with everything found so far; return if there is nothing."""
@@ -80,10 +95,21 @@ class Problems:
             raise SpecError(dict.fromkeys(self.found))
 
 
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known name that `word` was probably meant to be; empty when none is close."""
+    return next(iter(get_close_matches(word, sorted(known), n=1, cutoff=CLOSE)), "")
+
+
 def near_miss(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?`, or nothing when no known name is close."""
-    close = get_close_matches(str(word), sorted(known), n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else ""
+    close = closest(word, known)
+    return f"did you mean '{close}'?" if close else ""
+
+
+def _printable(text: str) -> str:
+    """A message on one line of bounded length, with nothing in it that a terminal would act on."""
+    text = text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _snippet(place: Place) -> str:
@@ -95,8 +121,6 @@ def _snippet(place: Place) -> str:
 
 def _window(place: Place, width: int = 160) -> tuple[str, int]:
     """The line, cut round the column when it is too long to read."""
-    text = "".join(c if c.isprintable() else " " for c in place.text)
-    if len(text) <= width:
-        return text, place.column
-    start = max(0, min(place.column - 1 - width // 2, len(text) - width))
-    return text[start : start + width], place.column - start
+    start = max(0, min(place.column - 1 - width // 2, len(place.text) - width))
+    text = place.text[start : start + width]
+    return "".join(c if c.isprintable() else " " for c in text), place.column - start

@@ -24,6 +24,9 @@ class Ref:
         return f"{self.owner}.{self.port}" if self.port not in ("", "out") else self.owner
 
 
+LOST = Ref("node", "")  # stands where a name means nothing, in a graph that is only checked for further faults
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One op at one place; `home` is the module path under which its parameters live.
@@ -132,11 +135,11 @@ def dependencies(graph: Graph) -> "nx.DiGraph[str]":
     needs.add_nodes_from(graph.nodes)
     for node in graph.nodes.values():
         for ref in node.inputs.values():
-            if ref.kind == "node":
+            if ref.kind == "node" and ref != LOST:
                 needs.add_edge(ref.owner, node.path)
             elif ref.kind == "param":
                 before = graph.nodes[ref.owner].data().values()
-                needs.add_edges_from((r.owner, node.path) for r in before if r.kind == "node")
+                needs.add_edges_from((r.owner, node.path) for r in before if r.kind == "node" and r != LOST)
     return needs
 
 

@@ -1,16 +1,20 @@
 """The lines of a spec around its nodes: name, title, dims, slots, sizes, inputs and outputs."""
 
 from collections.abc import Mapping as Table
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
 
 from blockgraph.dims import LAYER, RUNTIME, Dims, Size
-from blockgraph.errors import OpError, Place, Problems
+from blockgraph.errors import OpError, Place, Problems, Told, closest
 from blockgraph.names import check_name
 from blockgraph.schema import Fields, fill
-from blockgraph.syntax import Mapping, Sequence, plain
+from blockgraph.syntax import Mapping, Sequence, Value, describe, plain
 from blockgraph.types import Type
+
+KINDS = ("block", "model")
+STRUCTURE = (*KINDS, "dims", "slots", "inputs", "nodes", "outputs", "blocks")  # what the rest of a text rests on
 
 
 class Header(Fields):
@@ -22,11 +26,11 @@ class Header(Fields):
     paper: str = Field("", description="where it was published")
     causal: bool = Field(True, description="whether a token may depend on earlier tokens alone")
     dims: dict[str, Any] = Field({}, description="sizes by name: numbers, expressions, or null for run-time dims")
-    slots: dict[str, str] = Field({}, description="names that stacks hold, and the blocks they stand for")
-    sizes: dict[str, dict[str, Any]] = Field({}, description="sets of dims by name, chosen with `size`")
-    inputs: dict[str, list[Any]] = Field(description="values from outside, by name, with their sizes")
+    slots: dict[str, Any] = Field({}, description="names that stacks hold, and the blocks they stand for")
+    sizes: dict[str, Any] = Field({}, description="sets of dims by name, chosen with `size`")
+    inputs: dict[str, Any] = Field(description="values from outside, by name, with their sizes")
     nodes: dict[str, Any] = Field(description="nodes and groups, by name")
-    outputs: dict[str, str] = Field(description="values that the graph gives, by name")
+    outputs: dict[str, Any] = Field(description="values that the graph gives, by name")
     blocks: dict[str, Any] = Field({}, description="blocks written inside a model")
 
     @property
@@ -41,57 +45,95 @@ class Header(Fields):
 
 
 def read_header(tree: Mapping, problems: Problems) -> Header | None:
-    """The header, or None with every reason in `problems`."""
-    if ("block" in tree.items) == ("model" in tree.items):
-        problems.add("a spec begins with either `block: NAME` or `model: NAME`", tree.place)
+    """The header, or None where nothing more can be read; `problems` has every reason.
+
+    A fault in a title or in a key without meaning leaves a header that the rest of the file can be checked with.
+    """
+    if not _has_kind(tree, problems):
         return None
-    header = fill(Header, tree, problems)
+    header = fill(Header, tree, problems) or fill(Header, _structure(tree), Problems())
     if header is not None:
-        key = header.kind
-        check_name(header.name, f"the {key}", tree.items[key].place, problems)
+        check_name(header.name, f"the {header.kind}", tree.items[header.kind].place, problems)
     return header
+
+
+def _has_kind(tree: Mapping, problems: Problems) -> bool:
+    given = [kind for kind in KINDS if kind in tree.items]
+    if len(given) == 2:
+        problems.add("a spec is a block or a model, and this is called both", tree.keys["model"])
+    elif not given:
+        near = {key: closest(key, KINDS) for key in tree.items if key not in Header.model_fields}
+        misspelt = next((key for key, kind in near.items() if kind), None)
+        if misspelt is None:
+            problems.add("a spec begins with `block: NAME` or `model: NAME`", tree.place)
+        else:
+            problems.add(f"unknown key '{misspelt}'", tree.keys[misspelt], f"did you mean '{near[misspelt]}'?")
+    return len(given) == 1
+
+
+def _structure(tree: Mapping) -> Mapping:
+    """What the graph rests on; outputs that are left out are none."""
+    items: dict[str, Value] = {key: tree.items[key] for key in STRUCTURE if key in tree.items}
+    if not isinstance(items.get("outputs"), Mapping):
+        items["outputs"] = Mapping({}, {}, tree.place)
+    return replace(tree, items=items)
 
 
 def read_dims(header: Header, tree: Mapping, given: Table[str, int], problems: Problems) -> Dims:
     """The dims in the order of the text; `given` values take the place of what the text says."""
     sizes = {name: Size.symbol(name) for name in RUNTIME}
     sizes |= {name: Size.symbol(name, given[name]) for name in ("n_layers",) if name in given}
+    dims = Dims(sizes, layered=header.kind == "block")
     body = tree.items.get("dims")
     for name, text in header.dims.items():
         assert isinstance(body, Mapping)
         if name in (*RUNTIME, LAYER):
             problems.add(f"'{name}' is bound when the model runs, so a spec does not set it", body.keys[name])
-        elif check_name(name, "the dim", body.keys[name], problems):
-            sizes[name] = _dim(name, given.get(name, text), Dims(sizes), body.items[name].place, problems)
-    return Dims(sizes)
+            continue
+        check_name(name, "the dim", body.keys[name], problems)
+        dims = _with_dim(dims, name, given.get(name, text), body.items[name].place, problems)
+    return dims
 
 
-def _dim(name: str, text: Any, dims: Dims, place: Place, problems: Problems) -> Size:
+def _with_dim(dims: Dims, name: str, text: Any, place: Place, problems: Problems) -> Dims:
     if text is None:
-        return Size.symbol(name)
+        return replace(dims, sizes={**dims.sizes, name: Size.symbol(name)})
     try:
         size = dims.size(text)
     except OpError as error:
-        problems.add(f"dim {name}: {error}", place)
-        return Size.symbol(name)
-    return Size.symbol(name, size.known) if not size.names else size
+        if not isinstance(error, Told):
+            problems.add(f"dim {name}: {error}", place)
+        return replace(dims, broken=dims.broken | {name})
+    return replace(dims, sizes={**dims.sizes, name: size if size.names else Size.symbol(name, size.known)})
 
 
 def read_inputs(
     header: Header, tree: Mapping, dims: Dims, problems: Problems
 ) -> tuple[dict[str, Type], dict[str, Place]]:
-    """Types of the inputs, and the place of each; an input without a feature axis holds token ids."""
+    """Types of the inputs, and the places of all, also of those whose type is at fault."""
     body = tree.items["inputs"]
     assert isinstance(body, Mapping)
     types: dict[str, Type] = {}
     for name, axes in body.items.items():
-        assert isinstance(axes, Sequence)
-        if check_name(name, "the input", body.keys[name], problems):
-            try:
-                sizes = tuple(dims.size(plain(axis)) for axis in axes.items)
-            except OpError as error:
-                problems.add(f"input {name}: {error}", axes.place)
-                continue
-            indices = all(size.known is None for size in sizes)
-            types[name] = Type(sizes, "int" if indices else "float")
-    return types, {name: body.keys[name] for name in types}
+        check_name(name, "the input", body.keys[name], problems)
+        sizes = _axes(name, axes, dims, problems)
+        if sizes is not None:
+            # Token ids are the one kind of value that has no features.
+            features = any(size.names - set(RUNTIME) or not size.names for size in sizes)
+            types[name] = Type(sizes, "float" if features else "int").settled()
+    return types, dict(body.keys)
+
+
+def _axes(name: str, axes: Value, dims: Dims, problems: Problems) -> tuple[Size, ...] | None:
+    if not isinstance(axes, Sequence) or not axes.items:
+        found = "an empty list" if isinstance(axes, Sequence) else describe(axes)
+        problems.add(f"input {name}: its sizes are a list such as [batch, seq, d_model], found {found}", axes.place)
+        return None
+    sizes = []
+    for axis in axes.items:
+        try:
+            sizes.append(dims.size(plain(axis)))
+        except OpError as error:
+            if not isinstance(error, Told):
+                problems.add(f"input {name}: {error}", axis.place)
+    return tuple(sizes) if len(sizes) == len(axes.items) else None

@@ -1,6 +1,7 @@
 """Where specs are found: embedded in a model, beside the file that names them, by path, or shipped with the package."""
 
-from collections.abc import Mapping as Table
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,9 +28,9 @@ def is_path(name: str) -> bool:
     return "/" in name or "\\" in name or name.endswith((".yaml", ".yml"))
 
 
-def shown(path: Path) -> str:
+def shown(path: Path) -> Path:
     """The path as errors give it: relative to the working directory where it lies below it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 @dataclass
@@ -40,33 +41,35 @@ class Library:
 
     def open(self, path: Path) -> Mapping:
         """The placed text of a file; raises `SpecError` when it cannot be read."""
-        if path not in self.read_already:
-            self.read_already[path] = read(shown(path.resolve()) if path.exists() else path)
-        return self.read_already[path]
+        key = path.resolve()
+        if key not in self.read_already:
+            self.read_already[key] = read(shown(path))
+        return self.read_already[key]
 
-    def find(self, name: str, folder: Path, place: Place, problems: Problems) -> Path | None:
-        """File of the spec called `name` in a text that lies in `folder`; None with a problem where there is none."""
+    def find(
+        self, name: str, folder: Path, place: Place, problems: Problems, others: Iterable[str] = ()
+    ) -> Path | None:
+        """File of the spec called `name` in a text that lies in `folder`; None with a problem where there is none.
+
+        `others` are names that would have been right as well, for near misses.
+        """
+        path = folder / (name if is_path(name) else f"{name}.yaml")
+        if os.path.isfile(path):
+            return path
         if is_path(name):
-            path = folder / name
-            if not path.is_file():
-                problems.add(f"there is no file '{name}'", place, _like_path(name, folder))
-            return path if path.is_file() else None
-        beside = folder / f"{name}.yaml"
-        if beside.is_file():
-            return beside
+            problems.add(f"there is no file '{name}'", place, _like_path(path))
+            return None
         known = shipped()
         if name not in known:
-            problems.add(f"no spec is called '{name}'", place, _like_name(name, known, folder))
+            problems.add(f"no spec is called '{name}'", place, _like_name(name, [*known, *others], folder))
         return known.get(name)
 
 
-def _like_path(name: str, folder: Path) -> str:
-    asked = folder / name
-    siblings = [path.name for path in asked.parent.glob("*.y*ml")] if asked.parent.is_dir() else []
-    near = near_miss(asked.name, siblings)
-    return near or near_miss(asked.stem, shipped())
+def _like_path(path: Path) -> str:
+    siblings = [sibling.name for sibling in path.parent.glob("*.y*ml")] if os.path.isdir(path.parent) else []
+    return near_miss(path.name, siblings) or near_miss(path.stem, shipped())
 
 
-def _like_name(name: str, known: Table[str, Path], folder: Path) -> str:
+def _like_name(name: str, known: list[str], folder: Path) -> str:
     beside = [path.stem for path in folder.glob("*.yaml")]
     return near_miss(name, [*known, *beside]) or "`blockgraph list` shows the specs that ship with the package"

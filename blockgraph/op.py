@@ -1,15 +1,15 @@
 """The contract of an op: its fields, shape rule, cost, parameters, torch text, figure style and documentation."""
 
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import Field
 
-from blockgraph.dims import LAYER, Number, Size, number_of
+from blockgraph.dims import Number, Size
+from blockgraph.fields import ONE, Init, InitField, Multiplier
 from blockgraph.schema import Fields
 from blockgraph.types import Flow, Type
 
@@ -32,14 +32,6 @@ class Style:
 
 
 @dataclass(frozen=True, slots=True)
-class Init:
-    """Initial values of a parameter: a named distribution and its one number."""
-
-    kind: Literal["normal", "trunc_normal", "uniform", "constant", "unit"]
-    number: Number
-
-
-@dataclass(frozen=True, slots=True)
 class Param:
     """A trained tensor that a node owns; `decay` and `lr` are its group in the optimiser."""
 
@@ -47,7 +39,7 @@ class Param:
     sizes: tuple[Size, ...]
     init: Init
     decay: bool = True
-    lr: Number = number_of(1.0)
+    lr: Number = ONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,59 +58,7 @@ class Site(Protocol):
         """Python text of a number: a float literal, or an expression where it depends on `layer` or `seq`."""
 
     def size(self, size: Size) -> str:
-        """Python text of a size: an int literal, or an expression over the input's shape."""
-
-
-def _size(value: Any, info: ValidationInfo) -> Size:
-    return info.context["dims"].size(value)  # type: ignore[index,no-any-return]
-
-
-def _number(value: Any, info: ValidationInfo) -> Number:
-    return info.context["dims"].number(value)  # type: ignore[index,no-any-return]
-
-
-def _init(value: Any, info: ValidationInfo) -> Init:
-    """`zeros`, `ones`, a number, or a distribution such as `{normal: 0.02}`."""
-    words = {"zeros": 0.0, "ones": 1.0}
-    if isinstance(value, str) and value in words:
-        return Init("constant", number_of(words[value]))
-    if not isinstance(value, dict):
-        return Init("constant", _number(value, info))
-    kinds = ("normal", "trunc_normal", "uniform", "constant")
-    if len(value) != 1 or next(iter(value)) not in kinds:
-        raise ValueError(f"an initial value is zeros, ones, a number or one of {', '.join(kinds)} with its number")
-    ((kind, number),) = value.items()
-    return Init(kind, _number(number, info))
-
-
-SizeField = Annotated[Size, BeforeValidator(_size)]
-NumberField = Annotated[Number, BeforeValidator(_number)]
-InitField = Annotated[Init, BeforeValidator(_init)]
-
-
-def limited(rule: str, holds: Any) -> AfterValidator:
-    """A rule that a number has to meet, on every layer where it depends on the layer."""
-
-    def validate(number: Number, info: ValidationInfo) -> Number:
-        for value in _values(number, info.context["dims"]):  # type: ignore[index]
-            if not (math.isfinite(value) and holds(value)):
-                raise ValueError(f"must be finite and {rule}, found {value:g}")
-        return number
-
-    return AfterValidator(validate)
-
-
-def _values(number: Number, dims: Any) -> list[float]:
-    if number.value is not None:
-        return [number.value]
-    layers = dims.sizes.get("n_layers")
-    if number.free != {LAYER} or layers is None or layers.known is None:
-        return []
-    return [number.at(layer=layer) for layer in range(layers.known)]
-
-
-Positive = Annotated[Number, BeforeValidator(_number), limited("positive", lambda x: x > 0)]
-Finite = Annotated[Number, BeforeValidator(_number), limited("a number", lambda x: True)]
+        """Python text of a size: an int literal."""
 
 
 class Op(Fields):
@@ -129,6 +69,7 @@ class Op(Fields):
     paper: ClassVar[str] = ""
     example: ClassVar[str]
     weights: ClassVar[tuple[str, ...]] = ()  # parameters that a spec may wire from elsewhere
+    of_weight: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing once those are wired
     outputs: ClassVar[tuple[str, ...]] = ("out",)
 
     def infer(self, *inputs: Any) -> Type | dict[str, Type]:
@@ -138,28 +79,29 @@ class Op(Fields):
         """
         raise NotImplementedError(type(self).name)
 
-    def flops(self, *inputs: Type) -> Size:
+    def flops(self, *inputs: Any) -> Size:
         """Matrix-product FLOPs of the forward pass, 2 for each multiply-add; other arithmetic counts as 0."""
         return Size.constant(0)
 
-    def parameters(self, *inputs: Type) -> tuple[Param, ...]:
+    def parameters(self, *inputs: Any) -> tuple[Param, ...]:
         """Parameters the node owns unless they are wired from elsewhere."""
         return ()
 
-    def states(self, *inputs: Type) -> tuple[State, ...]:
+    def states(self, *inputs: Any) -> tuple[State, ...]:
         """Tensors in fp32 that the node keeps between steps."""
         return ()
 
-    def lower(self, site: Site, **values: str) -> str:
-        """A Python expression in plain torch; `values` are the texts of ports, parameters and states by name."""
+    # Any, so that each op can name its own ports, parameters and states in its signature.
+    def lower(self, site: Site, *ports: Any, **tensors: Any) -> str:
+        """A Python expression in plain torch, from the texts of ports in order, parameters and states by name."""
         raise NotImplementedError(type(self).name)
 
-    def on_init(self, site: Site, **values: str) -> str:
-        """A statement to run once when parameters have their initial values; empty for none."""
+    def on_init(self, site: Site, *ports: Any, **tensors: Any) -> str:
+        """Statements to run once when parameters have their initial values, a line each; `ports` is empty."""
         return ""
 
-    def on_step(self, site: Site, **values: str) -> str:
-        """A statement to run after every optimiser step, outside autograd; empty for none."""
+    def on_step(self, site: Site, *ports: Any, **tensors: Any) -> str:
+        """Statements to run after every optimiser step, outside autograd, a line each; `ports` is empty."""
         return ""
 
     def ports_out(self) -> tuple[str, ...]:
@@ -169,6 +111,15 @@ class Op(Fields):
     def layers(self) -> tuple[str, ...]:
         """Names of the blocks this op runs one after the other; empty for an op that holds none."""
         return ()
+
+    def sharing(self) -> tuple[str, ...]:
+        """Paths in those blocks whose parameters all layers share."""
+        return ()
+
+    def numbers(self) -> dict[str, Number]:
+        """The fields that are numbers, by name."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in fields.items() if isinstance(value, Number)}
 
     @classmethod
     def ports(cls) -> tuple[str, ...]:
@@ -195,13 +146,37 @@ def _ports(op: type[Op]) -> tuple[tuple[str, ...], bool]:
 class WeightedOp(Op):
     """An op that owns a weight: how it starts and how the optimiser treats it belong to the node."""
 
+    weights: ClassVar[tuple[str, ...]] = ("weight",)
+    of_weight: ClassVar[tuple[str, ...]] = ("init", "decay", "lr")
+
     init: InitField | None = Field(None, description="initial values: zeros, ones, a number or {normal: std}")
     decay: bool | None = Field(None, description="whether weight decay applies")
-    lr: Positive = Field(number_of(1.0), description="multiplier of the learning rate")
+    lr: Multiplier = Field(ONE, description="multiplier of the learning rate")
 
     def weight(self, name: str, sizes: tuple[Size, ...], init: Init, decay: bool = True) -> Param:
         """A parameter with this node's own choices put over the op's defaults."""
         return Param(name, sizes, self.init or init, decay if self.decay is None else self.decay, self.lr)
+
+
+class MatrixOp(WeightedOp):
+    """An op whose weight is a matrix [out, in], which may be kept on unit rows or columns."""
+
+    of_weight: ClassVar = (*WeightedOp.of_weight, "after_step")
+
+    after_step: Literal["unit_rows", "unit_columns"] | None = Field(
+        None, description="scales every row or column to length 1, at the start and after each optimiser step (nGPT)"
+    )
+
+    def on_init(self, site: Site, *ports: Any, **tensors: Any) -> str:
+        """Unit rows or columns from the start."""
+        return self.on_step(site, **tensors)
+
+    def on_step(self, site: Site, *ports: Any, **tensors: Any) -> str:
+        """Back to unit rows or columns."""
+        if self.after_step is None:
+            return ""
+        axis = 1 if self.after_step == "unit_rows" else 0
+        return f"assign({tensors['weight']}, F.normalize(full({tensors['weight']}), dim={axis}))"
 
 
 class Pointwise(Op):
@@ -213,16 +188,6 @@ class Pointwise(Op):
         """The input's type; weights that are zero ahead of the token stay so only where zero maps to zero."""
         kept = x.flow in (Flow.PAST, Flow.PAIRS, Flow.ALL) or (x.flow is Flow.WEIGHTS and self.keeps_zero)
         return x if kept else x.with_flow(Flow.PAIRS)
-
-
-def normal(std: float) -> Init:
-    """Normal values with mean 0."""
-    return Init("normal", number_of(std))
-
-
-def constant(value: float) -> Init:
-    """One value everywhere."""
-    return Init("constant", number_of(value))
 
 
 def table(ops: tuple[type[Op], ...]) -> Mapping[str, type[Op]]:

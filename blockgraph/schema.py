@@ -2,11 +2,13 @@
 
 import types
 import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from blockgraph.errors import Place, Problems, near_miss
+from blockgraph.errors import Place, Problems, Told, closest, near_miss
 from blockgraph.syntax import Mapping, Scalar, Sequence, Value, describe, plain
 
 
@@ -40,71 +42,116 @@ _KINDS = {
 
 
 def fill(
-    kind: type[F], value: Value, problems: Problems, *, about: str = "", context: dict[str, Any] | None = None
+    kind: type[F],
+    value: Value,
+    problems: Problems,
+    *,
+    about: str = "",
+    context: dict[str, Any] | None = None,
+    known: Iterable[str] = (),
 ) -> F | None:
     """An instance of `kind` from `value`; None when it does not fit, with every reason added to `problems`.
 
-    `about` opens each message (`cap (soft_cap): `); `context` reaches the validators of the fields.
+    `about` opens each message (`cap (soft_cap): `); `context` reaches the validators of the fields; `known` are keys
+    that the caller takes out of the mapping, for near misses.
     """
     try:
         return kind.model_validate(plain(value), context=context)
     except ValidationError as error:
-        # A union reports every branch; the complaint about the branch that was meant goes deepest.
-        for detail in _deepest(error.errors(include_url=False)):
-            message, hint, place = _told(kind, detail, value)
+        complaints = [_Complaint.of(detail, value) for detail in error.errors(include_url=False)]
+        for complaint in _meant([c for c in complaints if not isinstance(c.detail.get("ctx", {}).get("error"), Told)]):
+            message, hint, place = _told(kind, complaint, list(known))
             problems.add(f"{about}{message}", place, hint)
         return None
 
 
-def _deepest(details: list[Any]) -> list[Any]:
-    by_start: dict[Any, list[Any]] = {}
-    for detail in details:
-        by_start.setdefault(detail["loc"][:1], []).append(detail)
-    kept = []
-    for group in by_start.values():
-        branches = {d["loc"][1] for d in group if len(d["loc"]) > 1 and isinstance(d["loc"][1], str)}
-        tagged = any("[" in b or b in ("int", "float", "str", "bool", "none") for b in branches)
-        kept.extend([max(group, key=lambda d: len(d["loc"]))] if tagged else group)
-    return kept
+@dataclass(frozen=True)
+class _Complaint:
+    """One of pydantic's complaints with the value it is about; `union` is the path of the union it is a branch of."""
+
+    detail: Any
+    value: Value
+    key: Place | None
+    trail: tuple[str, ...]
+    union: tuple[str, ...] | None
+
+    @property
+    def kind(self) -> str:
+        return str(self.detail["type"])
+
+    @staticmethod
+    def of(detail: Any, root: Value) -> "_Complaint":
+        """Follows pydantic's path down the placed value; steps that are not there name branches of a union."""
+        value, key, union = root, None, None
+        trail: tuple[str, ...] = ()
+        path = detail["loc"][:-1] if detail["type"] == "missing" else detail["loc"]
+        for step in path:
+            if isinstance(value, Mapping) and str(step) in value.items:
+                key, value = value.keys[str(step)], value.items[str(step)]
+            elif isinstance(value, Sequence) and isinstance(step, int) and step < len(value.items):
+                value = value.items[step]
+            else:
+                union = trail if union is None else union
+                continue
+            trail = (*trail, str(step))
+        return _Complaint(detail, value, key, trail, union)
 
 
-def _told(kind: type[BaseModel], detail: Any, root: Value) -> tuple[str, str, Place]:
-    value, key_place, trail = _walk(root, detail["loc"])
-    name = ".".join(trail)
-    error = detail["type"]
-    if error == "extra_forbidden":
-        known = _known_keys(kind, trail[:-1])
-        hint = near_miss(trail[-1], known) or (f"known are {', '.join(known)}" if known else "")
-        return f"unknown key '{trail[-1]}'", hint, key_place or value.place
-    if error == "missing":
-        return f"'{detail['loc'][-1]}' is missing", "", value.place
-    if error == "literal_error":
-        options = detail["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        hint = near_miss(str(plain(value)), options) or f"known are {', '.join(options)}"
-        return f"{name}: {describe(value)} is not known", hint, value.place
-    if error in _BOUNDS:
-        key, words = _BOUNDS[error]
-        return f"{name} must be {words} {detail['ctx'][key]}, found {describe(value).strip(chr(39))}", "", value.place
-    if error in _KINDS:
-        return f"{name or 'this'} must be {_KINDS[error]}, found {describe(value)}", "", value.place
-    told = detail["msg"].removeprefix("Value error, ")
-    return f"{name}: {told}" if name else told, "", value.place
+def _meant(complaints: list[_Complaint]) -> list[_Complaint]:
+    """Without what follows from another: a key that is missing because it is misspelt, the other branches of a union."""
+    unknown = {c.trail for c in complaints if c.kind == "extra_forbidden"}
+    missing = {(*c.trail, c.detail["loc"][-1]) for c in complaints if c.kind == "missing"}
+    near = {(*key[:-1], closest(key[-1], [m[-1] for m in missing if m[:-1] == key[:-1]])) for key in unknown}
+    rest = [c for c in complaints if c.kind != "missing" or (*c.trail, c.detail["loc"][-1]) not in near]
+    unions: dict[tuple[str, ...], list[_Complaint]] = {}
+    for complaint in rest:
+        if complaint.union is not None:
+            unions.setdefault(complaint.union, []).append(complaint)
+    return [c for c in rest if c.union is None or c in _branch(unions[c.union])]
 
 
-def _walk(root: Value, loc: tuple[int | str, ...]) -> tuple[Value, Place | None, list[str]]:
-    """Follow pydantic's path down the placed value, passing over the names of union branches."""
-    value, key_place, trail = root, None, []
-    for step in loc:
-        if isinstance(value, Mapping) and step in value.items:
-            key_place, value = value.keys[str(step)], value.items[str(step)]
-            trail.append(str(step))
-        elif isinstance(value, Sequence) and isinstance(step, int) and step < len(value.items):
-            value = value.items[step]
-            trail.append(str(step))
-    return value, key_place, trail
+def _branch(complaints: list[_Complaint]) -> list[_Complaint]:
+    """Of a union's complaints, those about the branch that was meant: the one that went deepest."""
+    deepest = max(len(complaint.trail) for complaint in complaints)
+    deep = [complaint for complaint in complaints if len(complaint.trail) == deepest]
+    literals = [c for c in deep if c.kind == "literal_error"]
+    spelt = [c for c in literals if closest(str(plain(c.value)), _options(c))]
+    return spelt or [c for c in deep if c not in literals][-1:] or literals
 
 
-def _known_keys(kind: type[BaseModel], trail: list[str]) -> list[str]:
+def _told(kind: type[BaseModel], complaint: _Complaint, known: list[str]) -> tuple[str, str, Place]:
+    detail, value, name = complaint.detail, complaint.value, ".".join(complaint.trail)
+    about = f"{name}: " if name else ""
+    match complaint.kind:
+        case "extra_forbidden":
+            keys = [*_known_keys(kind, complaint.trail[:-1]), *(known if len(complaint.trail) == 1 else [])]
+            hint = near_miss(complaint.trail[-1], keys) or (f"known are {', '.join(keys)}" if keys else "")
+            return f"unknown key '{complaint.trail[-1]}'", hint, complaint.key or value.place
+        case "missing":
+            return f"'{detail['loc'][-1]}' is missing", "", value.place
+        case "literal_error":
+            options = _options(complaint)
+            hint = near_miss(str(plain(value)), options) or f"known are {', '.join(options)}"
+            return f"{about}{describe(value)} is not known", hint, value.place
+        case bound if bound in _BOUNDS:
+            key, words = _BOUNDS[bound]
+            return f"{name} must be {words} {detail['ctx'][key]}, found {describe(value).strip(chr(39))}", "", value.place
+        case wrong if wrong in _KINDS:
+            return f"{name or 'this'} must be {_KINDS[wrong]}, found {describe(value)}", _quoted(wrong, value), value.place
+    return f"{about}{detail['msg'].removeprefix('Value error, ')}", "", value.place
+
+
+def _quoted(wrong: str, value: Value) -> str:
+    written = wrong == "string_type" and isinstance(value, Scalar) and value.value is not None
+    return f"in quotes it is one: '{value.raw}'" if written and isinstance(value, Scalar) else ""
+
+
+def _options(complaint: _Complaint) -> list[str]:
+    expected: str = complaint.detail["ctx"]["expected"]
+    return expected.replace("'", "").replace(" or ", ", ").split(", ")
+
+
+def _known_keys(kind: type[BaseModel], trail: Iterable[str]) -> list[str]:
     for step in trail:
         found = kind.model_fields.get(step)
         inner = _model_in(found.annotation) if found else None

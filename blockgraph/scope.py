@@ -4,23 +4,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from blockgraph.errors import Place, near_miss
-from blockgraph.graph import Ref
+from blockgraph.graph import Graph, Ref
 from blockgraph.op import Op
 from blockgraph.syntax import Mapping
 
 
 @dataclass
 class Entry:
-    """A node before its inputs are resolved; `op` is None when its line has errors of its own."""
+    """A node before its inputs are resolved; `op` is None when its line has errors of its own.
+
+    `kind` is the word after `op:`, `above` what it reads when it does not say, `blocks` and `plan` a stack's layers.
+    """
 
     path: str
     text: Mapping
     place: Place
     scope: "Scope"
+    kind: str = "?"
     op: Op | None = None
     outputs: tuple[str, ...] = ()
     home: str = ""
     above: "Entry | Scope | None" = None
+    title: str = ""
+    blocks: tuple[Graph, ...] = ()
+    plan: tuple[int, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The node as errors call it."""
+        return f"{self.path} ({self.kind})"
 
 
 @dataclass
@@ -37,6 +49,10 @@ class Scope:
     def within(self, name: str) -> str:
         """Path of a member."""
         return f"{self.path}.{name}" if self.path else name
+
+    def root(self) -> "Scope":
+        """The whole graph."""
+        return self if self.parent is None else self.parent.root()
 
     def entries(self) -> Iterator[Entry]:
         """Every node, in the order of the text."""
@@ -82,6 +98,8 @@ def resolve(text: str, scope: Scope) -> Ref:
     """The value that `text` names; names of the group come first, then those around it. Raises `Unresolved`."""
     first, *rest = text.split(".")
     found = _look_up(first, scope)
+    if found is None and text in scope.members:
+        raise Unresolved()  # a name with dots is told where it is given
     if found is None:
         raise Unresolved(f"nothing is called '{text}'", near_miss(text, scope.visible()))
     if isinstance(found, str):
@@ -92,7 +110,7 @@ def resolve(text: str, scope: Scope) -> Ref:
 
 
 def value_of(member: Entry | Scope) -> Ref:
-    """The value that a node or a group stands for."""
+    """The value that a node or a group stands for. Raises `Unresolved`."""
     return _descend(member, [], member.path)
 
 
@@ -114,18 +132,17 @@ def _descend(found: "Entry | Scope", rest: list[str], text: str) -> Ref:
         if member is None:
             raise Unresolved()  # an empty group is told where it stands
         found = member
-    return _port(found, rest, text)
+    return _port(found, ".".join(rest), text)
 
 
-def _port(entry: Entry, rest: list[str], text: str) -> Ref:
+def _port(entry: Entry, port: str, text: str) -> Ref:
     if entry.op is None:
-        raise Unresolved()
-    if not rest:
-        if len(entry.outputs) > 1 and not entry.op.layers():
+        return Ref("node", entry.path, port or "out")
+    if not port:
+        if len(entry.outputs) > 1 and not entry.blocks:
             ports = ", ".join(f"{entry.path}.{port}" for port in entry.outputs)
             raise Unresolved(f"'{text}' gives {len(entry.outputs)} values; name one of {ports}")
         return Ref("node", entry.path, entry.outputs[0])
-    port = ".".join(rest)
     if port in entry.outputs:
         return Ref("node", entry.path, port)
     if port in entry.op.weights:

@@ -6,10 +6,12 @@ from enum import Enum
 from typing import Literal
 
 from blockgraph.dims import Size
+from blockgraph.errors import OpError
 
 Kind = Literal["float", "int"]
 
 TOKENS = Size.symbol("seq")  # the axis along which causality is proved
+_TOKEN_NAMES = TOKENS.names
 
 
 class Flow(Enum):
@@ -52,8 +54,15 @@ class Type:
         return replace(self, flow=flow)
 
     def mixed(self) -> "Type":
-        """The same value after an operation that mixes the entries of the last axis."""
-        return self if self.flow is Flow.PAST and self.last != TOKENS else self.with_flow(Flow.ALL)
+        """The same value after an operation that mixes the entries of the last axis; raises `OpError` for token ids."""
+        if self.kind == "int":
+            raise OpError("works on real numbers, and {} holds token ids", self)
+        return self if self.flow is Flow.PAST and _TOKEN_NAMES.isdisjoint(self.last.names) else self.with_flow(Flow.ALL)
+
+    def settled(self) -> "Type":
+        """The same value, known to be causal only while tokens have an axis of their own."""
+        folded = any(size != TOKENS and not _TOKEN_NAMES.isdisjoint(size.names) for size in self.sizes)
+        return self.with_flow(Flow.ALL) if folded and self.flow is Flow.PAST else self
 
     def bind(self, sizes: Mapping[str, Size]) -> "Type":
         """The same value with run-time dims replaced."""
@@ -64,10 +73,10 @@ class Type:
 
 
 def meet(*flows: Flow) -> Flow:
-    """Flow of an entry-by-entry combination: equal flows stay, pairs absorb, anything else is not known to be causal."""
+    """Flow of an entry-by-entry combination: equal flows stay, pairs absorb, the rest is not known to be causal."""
     kinds = set(flows)
     if len(kinds) == 1:
         return kinds.pop()
-    if Flow.ALL in kinds or kinds & {Flow.MASKED, Flow.WEIGHTS} and Flow.PAST in kinds:
+    if Flow.ALL in kinds or (Flow.PAST in kinds and kinds & {Flow.MASKED, Flow.WEIGHTS}):
         return Flow.ALL
-    return Flow.PAIRS if Flow.PAIRS in kinds or kinds == {Flow.MASKED, Flow.WEIGHTS} else Flow.ALL
+    return Flow.PAIRS

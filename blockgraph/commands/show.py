@@ -39,13 +39,13 @@ def table(graph: Graph, batch: int, seq: int) -> list[str]:
 
 def totals(costs: Cost, batch: int, seq: int) -> list[str]:
     """Lines below the table."""
-    forward = costs.flops(batch, seq)
+    forward, tokens = costs.flops(batch, seq), batch * seq
     return [
         f"parameters       {costs.parameters:,}",
-        f"forward FLOPs    {forward:.4g} in matrix products for {batch} x {seq} tokens, {forward / (batch * seq):.4g} a token",
-        f"training FLOPs   {3 * forward:.4g} a step (forward, and twice that backward)",
-        f"memory to train  {_bytes(costs.train_bytes)}: {TRAIN_BYTES} bytes a parameter for fp32 weights, gradients and "
-        "AdamW's two moments; activations come on top",
+        f"forward FLOPs    {forward:.4g} in matrix products, {forward / tokens:.4g} a token, for {batch} x {seq} tokens",
+        f"training FLOPs   {3 * forward:.4g} a step: forward, and twice that backward",
+        f"memory to train  {_bytes(costs.train_bytes)} without activations: {TRAIN_BYTES} bytes a parameter",
+        "                 (fp32 weights, gradients and AdamW's two moments)",
     ]
 
 
@@ -74,11 +74,10 @@ def _pad(cell: str, width: int, column: int) -> str:
 
 
 def _bytes(count: int) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.4g} GB"
+    scaled, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while scaled >= 1000 and len(units) > 1:
+        scaled, units = scaled / 1000, units[1:]
+    return f"{scaled:.4g} {units[0]}"
 
 
 def _positive(text: str) -> int:

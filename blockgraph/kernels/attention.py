@@ -6,7 +6,7 @@ from torch import Tensor
 
 def split_heads(x_BTD: Tensor, heads: int, parts: int | None = None) -> Tensor | tuple[Tensor, ...]:
     """[batch, seq, parts * heads * K] to `parts` views [batch, heads, seq, K]; one view when `parts` is None."""
-    x_BTPHK = x_BTD.unflatten(-1, (parts or 1, heads, -1))
+    x_BTPHK = x_BTD.reshape(*x_BTD.shape[:2], parts or 1, heads, -1)
     values = tuple(x_BTHK.transpose(1, 2) for x_BTHK in x_BTPHK.unbind(2))
     return values[0] if parts is None or parts == 1 else values
 
@@ -18,14 +18,14 @@ def merge_heads(x_BHTK: Tensor) -> Tensor:
 
 def rope(x: Tensor, base: float, width: int | None = None, interleaved: bool = False) -> Tensor:
     """Rotary embedding of [..., seq, K] for positions 0, 1, ..., in fp32, given back in the dtype of `x`."""
-    rotated, kept = (x, None) if width is None else x.split((width, x.shape[-1] - width), dim=-1)
+    rotated, kept = (x, None) if width is None else torch.split(x, [width, x.shape[-1] - width], dim=-1)
     pairs = rotated.shape[-1] // 2
     exponent = torch.arange(pairs, device=x.device, dtype=torch.float32) / pairs
     position = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
     angle = position[:, None] * base**-exponent
     cos, sin = angle.cos(), angle.sin()
     if interleaved:
-        a, b = rotated.float().unflatten(-1, (pairs, 2)).unbind(-1)
+        a, b = rotated.float().reshape(*rotated.shape[:-1], pairs, 2).unbind(-1)
         y = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
     else:
         a, b = rotated.float().chunk(2, dim=-1)
@@ -54,5 +54,5 @@ def softmax(x: Tensor) -> Tensor:
 
 
 def soft_clip(x: Tensor, zeta: float, gamma: float) -> Tensor:
-    """`clip((zeta - gamma) * x + gamma, 0, 1)`."""
-    return ((zeta - gamma) * x + gamma).clamp(0.0, 1.0)
+    """`clip((zeta - gamma) * x + gamma, 0, 1)` in fp32, given back in the dtype of `x`."""
+    return ((zeta - gamma) * x.float() + gamma).clamp(0.0, 1.0).to(x.dtype)

@@ -1,12 +1,14 @@
 """The class that every compiled graph derives from, with the initial values of its parameters."""
 
 import hashlib
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+WRAPPERS = ("_checkpoint_wrapped_module", "_orig_mod")  # names that torch puts between ours
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,21 @@ def initial_value(seed: int, name: str, weight: Weight) -> Tensor:
     return value.fill_(weight.number)
 
 
+def full(x: Tensor) -> Tensor:
+    """All of a tensor that may be sharded; then every rank has to ask for it."""
+    # Told by the method, because importing DTensor takes half a second.
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def assign(x: Any, value: Tensor) -> None:
+    """Set a tensor, or this rank's shard of it, from the full value, which is equal on all ranks."""
+    if hasattr(x, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value.to(x.device), x.device_mesh, x.placements, src_data_rank=None)
+    x.copy_(value)
+
+
 class Parameters(nn.Module):
     """A node's or a group's place in the tree of modules; it holds tensors and does nothing."""
 
@@ -54,22 +71,45 @@ class GraphModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table: dict[str, Weight] = {}
+        self._constants: dict[str, float] = {}
         self._dtype: torch.dtype | None = None
 
-    def declare(self, path: str, shape: tuple[int, ...], init: str, number: float, **group: bool | float) -> None:
+    def declare(self, path: str, shape: tuple[int, ...], init: str, number: float, **group: Any) -> None:
         """Make the parameter, or the fp32 buffer when it is not trained, at this module path."""
+        self.table[path] = weight = Weight(shape, init, number, **group)
+        place, name = self._place(path)
+        value = torch.empty(shape, dtype=torch.float32)
+        if weight.trained:
+            place.register_parameter(name, nn.Parameter(value))
+        else:
+            place.register_buffer(name, value)
+
+    def declare_constant(self, path: str, value: float) -> None:
+        """Make a number that differs between layers, a 0-d buffer outside the state dict, at `constants.PATH`."""
+        # A float attribute would make torch.compile compile the block a second time.
+        self._constants[path] = value
+        place, name = self._place(f"constants.{path}")
+        place.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
+
+    def declare_layers(self, path: str, layers: list["GraphModule"], share: tuple[str, ...] = ()) -> None:
+        """Put layers at this module path; all use the first one's module at each path of `share`."""
+        for inner in share:
+            for layer in layers[1:]:
+                place, name = layer._place(inner)
+                setattr(place, name, layers[0].get_submodule(inner))
+                layer.table = {key: weight for key, weight in layer.table.items() if not key.startswith(f"{inner}.")}
+        place, name = self._place(path)
+        setattr(place, name, nn.ModuleList(layers))
+
+    def _place(self, path: str) -> tuple[nn.Module, str]:
+        """The module that holds a path's last name, made where it is missing."""
         *parents, name = path.split(".")
         place: nn.Module = self
         for parent in parents:
             if not hasattr(place, parent):
                 setattr(place, parent, Parameters())
             place = getattr(place, parent)
-        self.table[path] = weight = Weight(shape, init, number, **group)  # type: ignore[arg-type]
-        value = torch.empty(shape, dtype=torch.float32)
-        if weight.trained:
-            place.register_parameter(name, nn.Parameter(value))
-        else:
-            place.register_buffer(name, value)
+        return place, name
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
@@ -87,16 +127,17 @@ class GraphModule(nn.Module):
 
     def graphs(self) -> Iterator[tuple[str, "GraphModule"]]:
         """This graph and those inside it, each with the prefix of its names."""
-        for name, module in self.named_modules():
+        for path, module in self.named_modules():
             if isinstance(module, GraphModule):
-                name = name.replace("_checkpoint_wrapped_module", "").replace("_orig_mod", "").replace("..", ".")
-                yield f"{name.strip('.')}.".lstrip("."), module
+                yield "".join(f"{name}." for name in path.split(".") if name and name not in WRAPPERS), module
 
     def blocks(self) -> list["GraphModule"]:
-        """The layers in the order they run."""
-        inside = [module for _, module in self.graphs() if module is not self]
-        nested = {id(deeper) for module in inside for _, deeper in module.graphs() if deeper is not module}
-        return [module for module in inside if id(module) not in nested]
+        """The layers in the order they run, without the layers inside them."""
+        found: dict[str, GraphModule] = {}
+        for prefix, graph in self.graphs():
+            if graph is not self and not prefix.startswith(tuple(found)):
+                found[prefix] = graph
+        return list(found.values())
 
     @property
     def weights(self) -> dict[str, Weight]:
@@ -108,9 +149,9 @@ class GraphModule(nn.Module):
     def initialize(self, seed: int) -> None:
         """Set every parameter and buffer to its initial value."""
         for prefix, graph in self.graphs():
-            state = graph.state_dict(keep_vars=True)
-            for name, weight in graph.table.items():
-                state[name].copy_(initial_value(seed, prefix + name, weight))
+            for path, weight in graph.table.items():
+                place, name = graph._place(path)
+                assign(getattr(place, name), initial_value(seed, prefix + path, weight))
         for _, graph in self.graphs():
             graph.finish_init()
 
@@ -126,11 +167,10 @@ class GraphModule(nn.Module):
     def finish_step(self) -> None:
         """This graph's own actions after an optimiser step."""
 
-
-def share(layers: nn.ModuleList, paths: tuple[str, ...]) -> None:
-    """Let all layers use the first one's module at each path."""
-    for path in paths:
-        parent, _, name = path.rpartition(".")
-        for layer in layers[1:]:
-            setattr(layer.get_submodule(parent), name, layers[0].get_submodule(path))
-            layer.table = {key: weight for key, weight in layer.table.items() if not key.startswith(f"{path}.")}
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GraphModule":
+        """What moves or casts tensors; `to_empty` wipes buffers, so the constants are set again."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for path, value in self._constants.items():
+            place, name = self._place(f"constants.{path}")
+            getattr(place, name).fill_(value)
+        return self

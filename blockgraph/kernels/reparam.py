@@ -7,7 +7,7 @@ from torch import Tensor
 
 def spectral_norm(weight_ED: Tensor, u_E: Tensor, v_D: Tensor) -> Tensor:
     """`u W v` in fp32, the largest singular value once u and v have converged; u and v are constants."""
-    return torch.dot(u_E, torch.mv(weight_ED.float(), v_D))
+    return torch.dot(u_E.float(), torch.mv(weight_ED.float(), v_D.float()))
 
 
 def sigma_reparam(weight_ED: Tensor, gamma: Tensor, u_E: Tensor, v_D: Tensor) -> Tensor:
@@ -17,6 +17,7 @@ def sigma_reparam(weight_ED: Tensor, gamma: Tensor, u_E: Tensor, v_D: Tensor) ->
 
 def power_iteration(weight_ED: Tensor, u_E: Tensor, v_D: Tensor, steps: int = 1) -> None:
     """Bring u and v nearer to the first singular vectors, in place."""
+    weight_ED = weight_ED.float()
     for _ in range(steps):
-        v_D.copy_(F.normalize(torch.mv(weight_ED.float().mT, u_E), dim=0))
-        u_E.copy_(F.normalize(torch.mv(weight_ED.float(), v_D), dim=0))
+        v_D.copy_(F.normalize(torch.mv(weight_ED.mT, u_E.float()), dim=0))
+        u_E.copy_(F.normalize(torch.mv(weight_ED, v_D.float()), dim=0))

@@ -5,12 +5,13 @@ from typing import ClassVar
 from pydantic import Field
 
 from blockgraph.errors import OpError
-from blockgraph.op import Op, Site, SizeField, Style
+from blockgraph.fields import SizeField
+from blockgraph.op import Op, Site, Style
 from blockgraph.types import TOKENS, Flow, Type
 
 
 class CausalMask(Op):
-    """Minus infinity where key s is later than query t, or at least `window` tokens before it.
+    """`x[t, s] if t - window < s <= t else -inf`: query t sees key s when it is not later, and not too far back.
 
     Scores [..., seq, seq] -> [..., seq, seq]; it stands after every cap and before the softmax.
     """

@@ -2,12 +2,15 @@
 
 from typing import ClassVar
 
+from pydantic import Field
+
 from blockgraph.errors import OpError
-from blockgraph.op import Param, Site, SizeField, Style, WeightedOp, normal
+from blockgraph.fields import SizeField, normal
+from blockgraph.op import MatrixOp, Param, Site, Style
 from blockgraph.types import Flow, Type
 
 
-class Embedding(WeightedOp):
+class Embedding(MatrixOp):
     """`y[b, t] = weight[tokens[b, t]]`; its output decides the dtype that the model computes in.
 
     tokens [batch, seq] of int64 -> [batch, seq, width]; weight [rows, width], init normal 0.02.
@@ -15,11 +18,10 @@ class Embedding(WeightedOp):
 
     name: ClassVar = "embedding"
     style: ClassVar = Style("embedding")
-    weights: ClassVar = ("weight",)
     example: ClassVar = "embed: {op: embedding, in: tokens, rows: 256, width: d_model}"
 
-    rows: SizeField
-    width: SizeField
+    rows: SizeField = Field(description="rows of the table, the size of the vocabulary")
+    width: SizeField = Field(description="features of the output")
 
     def infer(self, tokens: Type) -> Type:
         """One more axis, the features."""

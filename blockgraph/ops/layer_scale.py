@@ -2,22 +2,25 @@
 
 from typing import ClassVar
 
-from blockgraph.op import Param, Site, Style, WeightedOp, constant
-from blockgraph.types import Type
+from blockgraph.fields import constant
+from blockgraph.op import Param, Site, Style, WeightedOp
+from blockgraph.types import Flow, Type
 
 
 class LayerScale(WeightedOp):
-    """`weight * x`, one trained gain per channel on a sublayer's output; init 0.1, no weight decay. [..., D]."""
+    """`weight * x`, one trained gain per channel on a sublayer's output, before the residual add.
+
+    [..., D] -> [..., D]; weight [D], init 0.1, no weight decay.
+    """
 
     name: ClassVar = "layer_scale"
     style: ClassVar = Style("scale", "LayerScale")
     paper: ClassVar = "https://arxiv.org/abs/2103.17239"
-    weights: ClassVar = ("weight",)
     example: ClassVar = "scale: {op: layer_scale, in: x, init: 0.1}"
 
     def infer(self, x: Type) -> Type:
-        """The input's type."""
-        return x
+        """The input's type; a gain may be negative, so masked logits would not stay so."""
+        return x.with_flow(Flow.PAIRS) if x.flow is Flow.MASKED else x
 
     def parameters(self, x: Type) -> tuple[Param, ...]:
         """The gains."""

@@ -1,15 +1,16 @@
 """Linear: the matrix product every block is made of. Axes: D features in, E features out."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
 from blockgraph.dims import Size
-from blockgraph.op import Param, Site, SizeField, Style, WeightedOp, constant, normal
+from blockgraph.fields import SizeField, constant, normal
+from blockgraph.op import MatrixOp, Param, Site, Style
 from blockgraph.types import Type
 
 
-class Linear(WeightedOp):
+class Linear(MatrixOp):
     """`y = x @ weight.T (+ bias)`, in the dtype of `x`; the paper's QKV, Proj, FC1 and FC2 (2410.16682, section 2).
 
     x [..., D] -> [..., out]; weight [out, D], init normal 0.02. `weight` is a port: written as a node or wired from
@@ -19,14 +20,10 @@ class Linear(WeightedOp):
     name: ClassVar = "linear"
     style: ClassVar = Style("linear")
     paper: ClassVar = "https://arxiv.org/abs/2410.16682"
-    weights: ClassVar = ("weight",)
     example: ClassVar = "qkv: {op: linear, in: x, out: 3 * d_model, init: {normal: 0.02}}"
 
-    out: SizeField
+    out: SizeField = Field(description="features of the output")
     bias: bool = Field(False, description="adds a bias of zeros that is not decayed")
-    after_step: Literal["unit_rows", "unit_columns"] | None = Field(
-        None, description="scales every row or column of the weight to unit length after each optimiser step (nGPT)"
-    )
 
     def infer(self, x: Type) -> Type:
         """Another number of features."""
@@ -45,10 +42,3 @@ class Linear(WeightedOp):
     def lower(self, site: Site, x: str, weight: str, bias: str = "") -> str:
         """`F.linear` with the weight in the activation's dtype."""
         return f"linear({x}, {weight}, {bias})" if bias else f"linear({x}, {weight})"
-
-    def on_step(self, site: Site, weight: str, **values: str) -> str:
-        """Back to unit rows or columns."""
-        if self.after_step is None:
-            return ""
-        axis = 1 if self.after_step == "unit_rows" else 0
-        return f"{weight}.copy_(F.normalize({weight}, dim={axis}))"

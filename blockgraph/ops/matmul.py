@@ -6,7 +6,8 @@ from pydantic import Field
 
 from blockgraph.dims import Size
 from blockgraph.errors import OpError
-from blockgraph.op import Finite, Op, Site, Style
+from blockgraph.fields import Finite
+from blockgraph.op import Op, Site, Style
 from blockgraph.types import TOKENS, Flow, Type
 
 

@@ -8,7 +8,10 @@ from blockgraph.types import Flow, Type
 
 
 class MergeHeads(Op):
-    """[batch, heads, seq, K] -> [batch, seq, heads * K], in head-major order."""
+    """`y[b, t, h * K + k] = x[b, h, t, k]`: the features of all heads side by side, in head-major order.
+
+    [batch, heads, seq, K] -> [batch, seq, heads * K].
+    """
 
     name: ClassVar = "merge_heads"
     style: ClassVar = Style("reshape", "merge heads", hidden=True)

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from blockgraph.op import Op, Site, Style
 from blockgraph.ops.add import alike
-from blockgraph.types import Type
+from blockgraph.types import Flow, Type
 
 
 class Multiply(Op):
@@ -15,8 +15,9 @@ class Multiply(Op):
     example: ClassVar = "gate: {op: multiply, in: [x, x]}"
 
     def infer(self, *x: Type) -> Type:
-        """The common type."""
-        return alike(x)
+        """The common type; the product of two masked logits is plus infinity, so it is masked no longer."""
+        kind = alike(x)
+        return kind.with_flow(Flow.PAIRS) if kind.flow is Flow.MASKED else kind
 
     def lower(self, site: Site, *x: str) -> str:
         """Plain multiplications, from left to right."""

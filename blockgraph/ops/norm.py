@@ -4,21 +4,23 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from blockgraph.errors import OpError
-from blockgraph.op import Param, Positive, Site, WeightedOp, constant
 from blockgraph.dims import Size, number_of
+from blockgraph.errors import OpError
+from blockgraph.fields import Epsilon, constant
+from blockgraph.op import Param, Site, WeightedOp
 from blockgraph.types import Type
 
 
 class Norm(WeightedOp):
     """A norm over the features, computed in fp32 whatever the activation's dtype; gains start at one, undecayed."""
 
-    weights: ClassVar = ("weight",)
     kernel: ClassVar[str]
 
     gain: Literal["none", "w", "1+w"] = Field("w", description="gain per feature: none, w, or 1 + w starting at w = 0")
     bias: bool = Field(False, description="adds a bias per feature")
-    eps: Positive = Field(number_of(1e-5), description="added to the variance or mean square")
+    eps: Epsilon = Field(
+        number_of(1e-5), description="added to the variance or the mean square; the least length for l2_norm"
+    )
     width: Literal["last", "full"] = Field(
         "last", description="statistic over the last axis (per head), or over all heads of [batch, heads, seq, K]"
     )
@@ -39,7 +41,7 @@ class Norm(WeightedOp):
 
     def lower(self, site: Site, x: str, weight: str = "", bias: str = "") -> str:
         """One call of the norm's kernel; over all heads it merges them first."""
-        gain = f"1.0 + {weight}" if self.gain == "1+w" else weight
+        gain = f"1.0 + {weight}.float()" if self.gain == "1+w" else weight
         tensors = [f"weight={gain}"] * bool(weight) + [f"bias={bias}"] * bool(bias)
         eps = f"eps={site.number(self.eps)}"
         if self.width == "full":

@@ -2,25 +2,33 @@
 
 from typing import ClassVar
 
-from blockgraph.op import Param, Site, SizeField, Style, WeightedOp, normal
+from pydantic import Field
+
+from blockgraph.errors import OpError
+from blockgraph.fields import SizeField, normal
+from blockgraph.op import MatrixOp, Param, Site, Style
 from blockgraph.types import Type
 
 
-class Parameter(WeightedOp):
-    """`value`: a tensor of the given shape, init normal 0.02; wire it into a `weight` port by its name."""
+class Parameter(MatrixOp):
+    """`W`: a tensor of its own, init normal 0.02; wire it into the `weight` port of several nodes by its name.
+
+    nothing -> [shape]. Its name in the state dict is `NAME.weight`.
+    """
 
     name: ClassVar = "parameter"
     style: ClassVar = Style("weight", "W")
-    weights: ClassVar = ("weight",)
     example: ClassVar = """\
 shared: {op: parameter, shape: [d_model, d_model]}
 one: {op: linear, in: x, out: d_model, weight: shared}
 two: {op: linear, in: one, out: d_model, weight: shared}"""
 
-    shape: list[SizeField]
+    shape: list[SizeField] = Field(min_length=1, description="sizes of the axes")
 
     def infer(self) -> Type:
         """The shape as given."""
+        if self.after_step and len(self.shape) != 2:
+            raise OpError(f"{self.after_step} needs a matrix [rows, columns], found {{}}", Type(tuple(self.shape)))
         return Type(tuple(self.shape))
 
     def parameters(self) -> tuple[Param, ...]:

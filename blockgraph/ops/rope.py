@@ -4,16 +4,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from blockgraph.errors import OpError
 from blockgraph.dims import number_of
-from blockgraph.op import Op, Positive, Site, SizeField, Style
+from blockgraph.errors import OpError
+from blockgraph.fields import Positive, SizeField
+from blockgraph.op import Op, Site, Style
 from blockgraph.types import TOKENS, Type
 
 
 class Rope(Op):
     """Rotates pairs (a, b) of features by `t * base**(-2i/K)`: `(a cos - b sin, a sin + b cos)`, in fp32.
 
-    [..., seq, K] -> [..., seq, K]. `half` pairs the first half with the second, `interleaved` pairs neighbours.
+    [..., seq, K] -> [..., seq, K] at positions t = 0, 1, ...; i counts the pairs. `half` pairs the first half with the second, `interleaved` pairs neighbours.
     """
 
     name: ClassVar = "rope"

@@ -2,7 +2,10 @@
 
 from typing import ClassVar
 
-from blockgraph.op import Finite, Op, Site, Style
+from pydantic import Field
+
+from blockgraph.fields import Finite
+from blockgraph.op import Op, Site, Style
 from blockgraph.types import Flow, Type
 
 
@@ -13,7 +16,7 @@ class Scale(Op):
     style: ClassVar = Style("scale", "× {by}")
     example: ClassVar = "scale: {op: scale, in: x, by: 1 / sqrt(layer + 1)}"
 
-    by: Finite
+    by: Finite = Field(description="the factor")
 
     def infer(self, x: Type) -> Type:
         """The input's type; only a positive factor leaves minus infinity where the mask put it."""

@@ -4,9 +4,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from blockgraph.dims import Size, number_of
+from blockgraph.dims import Size
 from blockgraph.errors import OpError
-from blockgraph.op import Init, NumberField, Op, Param, Positive, Site, State, Style, constant
+from blockgraph.fields import ONE, Init, Multiplier, Start, constant
+from blockgraph.op import Op, Param, Site, State, Style
 from blockgraph.types import Type
 
 POWER_ITERATIONS = 15  # at initialisation; afterwards one for every optimiser step
@@ -15,7 +16,7 @@ POWER_ITERATIONS = 15  # at initialisation; afterwards one for every optimiser s
 class SigmaReparam(Op):
     """`gamma / sigma(W) * W` with the spectral norm `sigma = u W v`, in fp32; the gradient flows through sigma.
 
-    [E, D] -> [E, D]. gamma has shape (1,); u and v are fp32 state that one power iteration renews after every
+    weight [E, D] -> [E, D]. gamma has shape (1,); u and v are fp32 state that one power iteration renews after every
     optimiser step, outside the forward pass, so that recomputation sees the same weight. `init: sigma` starts gamma
     at sigma(W), which leaves W as it is at step 0.
     """
@@ -24,11 +25,12 @@ class SigmaReparam(Op):
     style: ClassVar = Style("weight", "σ Reparam")
     paper: ClassVar = "https://arxiv.org/abs/2303.06296"
     weights: ClassVar = ("gamma",)
+    of_weight: ClassVar = ("init", "decay", "lr")
     example: ClassVar = "fc1: {op: linear, in: x, out: d_ff, weight: {op: sigma_reparam}}"
 
-    init: Literal["sigma"] | NumberField = Field(number_of(1.0), description="gamma at step 0: a number, or sigma")
+    init: Literal["sigma"] | Start = Field(ONE, description="gamma at step 0: a number, or sigma")
     decay: bool = Field(False, description="whether weight decay applies to gamma")
-    lr: Positive = Field(number_of(1.0), description="multiplier of the learning rate of gamma")
+    lr: Multiplier = Field(ONE, description="multiplier of the learning rate of gamma")
 
     def infer(self, weight: Type) -> Type:
         """The matrix's type."""
@@ -45,7 +47,7 @@ class SigmaReparam(Op):
     def states(self, weight: Type) -> tuple[State, ...]:
         """The vectors of the power iteration: u [E] and v [D]."""
         rows, columns = weight.sizes
-        unit = Init("unit", number_of(1.0))
+        unit = Init("unit", ONE)
         return State("u", (rows,), unit), State("v", (columns,), unit)
 
     def lower(self, site: Site, weight: str, gamma: str, u: str, v: str) -> str:
@@ -54,9 +56,10 @@ class SigmaReparam(Op):
 
     def on_init(self, site: Site, weight: str, gamma: str, u: str, v: str) -> str:
         """u and v come close to the singular vectors; gamma takes sigma where that is asked for."""
-        steps = f"power_iteration({weight}, {u}, {v}, {POWER_ITERATIONS})"
-        return f"{steps}; {gamma}.copy_(spectral_norm({weight}, {u}, {v}))" if self.init == "sigma" else steps
+        steps = f"power_iteration(full({weight}), {u}, {v}, {POWER_ITERATIONS})"
+        sigma = f"assign({gamma}, spectral_norm(full({weight}), {u}, {v})[None])"
+        return f"{steps}\n{sigma}" if self.init == "sigma" else steps
 
     def on_step(self, site: Site, weight: str, gamma: str, u: str, v: str) -> str:
         """One power iteration on the new weight."""
-        return f"power_iteration({weight}, {u}, {v})"
+        return f"power_iteration(full({weight}), {u}, {v})"

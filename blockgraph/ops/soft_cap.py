@@ -2,21 +2,27 @@
 
 from typing import ClassVar
 
+from pydantic import Field
+
 from blockgraph.dims import number_of
 from blockgraph.errors import OpError
-from blockgraph.op import Op, Positive, Site, Style
+from blockgraph.fields import Positive
+from blockgraph.op import Op, Site, Style
 from blockgraph.types import Flow, Type
 
 
 class SoftCap(Op):
-    """`cap * tanh(x / cap)`, in fp32: keeps logits within plus and minus cap. It stands before the mask."""
+    """`cap * tanh(x / cap)`, in fp32: keeps logits within plus and minus cap. [...] -> [...].
+
+    It always stands before the mask, because it turns minus infinity into minus cap.
+    """
 
     name: ClassVar = "soft_cap"
     style: ClassVar = Style("limit", "cap {cap}")
     paper: ClassVar = "https://arxiv.org/abs/2410.16682"
     example: ClassVar = "cap: {op: soft_cap, in: scores, cap: 50}"
 
-    cap: Positive = number_of(50.0)
+    cap: Positive = Field(number_of(50.0), description="bound on the absolute value of a logit")
 
     def infer(self, x: Type) -> Type:
         """The input's type; a masked input would leak, because the cap turns minus infinity into minus cap."""

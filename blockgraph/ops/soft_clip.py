@@ -2,26 +2,19 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from blockgraph.dims import Number, number_of
-from blockgraph.op import NumberField, Op, Site, Style, limited
-from blockgraph.types import Type
-
-LENGTHS = (1, 2**20)  # sequence lengths at which a gamma that depends on `seq` is tried
-
-
-def _not_positive(gamma: Number) -> Number:
-    for length in LENGTHS if gamma.free == {"seq"} else ():
-        if gamma.at(seq=length) > 0:
-            raise ValueError(f"must be at most 0, found {gamma.at(seq=length):g} at seq = {length}")
-    return gamma
+from blockgraph.dims import number_of
+from blockgraph.errors import OpError
+from blockgraph.fields import NumberField, limited
+from blockgraph.op import Op, Site, Style
+from blockgraph.types import Flow, Type
 
 
 class SoftClip(Op):
-    """`clip((zeta - gamma) * p + gamma, 0, 1)` on softmax weights: exact zeros and ones that pass no gradient.
+    """`clip((zeta - gamma) * p + gamma, 0, 1)` on softmax weights, in fp32: exact zeros and ones pass no gradient.
 
-    [..., S] -> [..., S]. gamma may follow the length, `-12 / seq`.
+    [..., S] -> [..., S]. gamma may follow the length, `-12 / seq`. It stands after the softmax.
     """
 
     name: ClassVar = "soft_clip"
@@ -35,12 +28,14 @@ clip: {op: soft_clip, zeta: 1.03, gamma: -12 / seq}"""
     zeta: Annotated[NumberField, limited("at least 1", lambda x: x >= 1)] = Field(
         number_of(1.03), description="upper end of the stretched interval"
     )
-    gamma: Annotated[NumberField, limited("at most 0", lambda x: x <= 0), AfterValidator(_not_positive)] = Field(
+    gamma: Annotated[NumberField, limited("at most 0", lambda x: x <= 0)] = Field(
         number_of(-0.03), description="lower end of the stretched interval"
     )
 
     def infer(self, x: Type) -> Type:
         """The input's type; a gamma of at most zero keeps zero weights at zero."""
+        if x.flow is Flow.MASKED:
+            raise OpError("clips softmax weights, and these are masked logits; put the clip after the softmax")
         return x
 
     def lower(self, site: Site, x: str) -> str:

@@ -1,19 +1,22 @@
 """Split into heads. Axes: B batch, T tokens, H heads, K features of a head."""
 
+import re
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from blockgraph.dims import Size
 from blockgraph.errors import OpError
-from blockgraph.op import Op, Site, SizeField, Style
+from blockgraph.fields import SizeField
+from blockgraph.op import Op, Site, Style
 from blockgraph.types import Flow, Type
 
 
 class SplitHeads(Op):
-    """[batch, seq, n * heads * K] -> n values [batch, heads, seq, K], called as `into` says.
+    """`part[p][b, h, t, k] = x[b, t, (p * heads + h) * K + k]`: parts side by side, each in head-major order.
 
-    The features are laid out [q | k | v], each in head-major order; without `into` there is one output.
+    [batch, seq, n * heads * K] -> n values [batch, heads, seq, K], called as `into` says; so the features of QKV are
+    [q | k | v]. Without `into` there is one output.
     """
 
     name: ClassVar = "split_heads"
@@ -23,8 +26,18 @@ qkv: {op: linear, in: x, out: 3 * d_model}
 heads: {op: split_heads, heads: n_heads, into: [q, k, v]}
 sum: {op: add, in: [heads.q, heads.k, heads.v]}"""
 
-    heads: SizeField
+    heads: SizeField = Field(description="count of the heads")
     into: list[str] = Field([], description="names of the parts, in the order of the features")
+
+    @field_validator("into")
+    @classmethod
+    def _different(cls, into: list[str]) -> list[str]:
+        for name in into:
+            if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
+                raise ValueError(f"'{name}' is not a word of letters, digits and _ that begins with a letter")
+            if into.count(name) > 1:
+                raise ValueError(f"'{name}' names two parts")
+        return into
 
     def ports_out(self) -> tuple[str, ...]:
         """The parts by name."""

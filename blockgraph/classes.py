@@ -1,0 +1,228 @@
+"""Text of the class of one graph: a constructor that declares tensors, a forward whose lines name the nodes."""
+
+import builtins
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from blockgraph.dims import LAYER, RUNTIME, Number, Size
+from blockgraph.fields import Init
+from blockgraph.graph import Graph, Node, Ref
+from blockgraph.layout import docstring, one_line, signature, statement
+from blockgraph.op import Param, Site, State
+
+BODY = " " * 8
+
+
+@dataclass
+class ClassText:
+    """One class in the making.
+
+    `blocks` names the classes of each stack's blocks, `shared` the paths that layers take from the first one, and
+    `carried` what the module defines elsewhere.
+    """
+
+    graph: Graph
+    name: str
+    blocks: Mapping[str, tuple[str, ...]]
+    shared: tuple[str, ...]
+    carried: Iterable[str]
+
+    def __post_init__(self) -> None:
+        inputs = {name for kind in self.graph.inputs.values() for size in kind.sizes for name in size.names}
+        taken = {"self", "layer", *RUNTIME, *inputs, *dir(builtins), *self.carried}
+        self.variables: dict[Ref, str] = {}
+        for ref in self.values():
+            self.variables[ref] = unique(re.sub(r"[^A-Za-z0-9]+", "_", str(ref)), taken)
+            taken.add(self.variables[ref])
+        self.met: set[str] = set()  # names that the numbers of the forward pass depend on
+
+    def text(self) -> str:
+        """The whole class."""
+        graph = self.graph
+        title = f": {graph.title}" if graph.title else ""
+        paper = f" ({graph.paper})" if graph.paper else ""
+        forward = self.forward()
+        parts = [docstring(f"{graph.name}{title}{paper}.", indent=4)]
+        parts += [self.constructor(), forward, self.actions("finish_init"), self.actions("finish_step")]
+        return "\n".join([f"class {self.name}(GraphModule):", "\n\n".join("\n".join(part) for part in parts if part)])
+
+    def values(self) -> Iterable[Ref]:
+        """Everything that is held in a variable."""
+        yield from (Ref("input", name) for name in self.graph.inputs)
+        for node in self.graph.nodes.values():
+            yield from (Ref("node", node.path, port) for port in node.outputs)
+
+    def constructor(self) -> list[str]:
+        """The declarations; a class that needs its layer's index in `forward` keeps it."""
+        lines = ["    def __init__(self, layer: int = 0) -> None:", f"{BODY}super().__init__()"]
+        if LAYER in self.met:
+            lines.append(f"{BODY}self.layer = float(layer)")
+        for node in self.graph.nodes.values():
+            lines += self.stack(node) if node.blocks else self.tensors(node)
+        return lines
+
+    def tensors(self, node: Node) -> list[str]:
+        """The declarations of one node."""
+        calls = [self.declaration(node, param, _group(param)) for param in node.params]
+        calls += [self.declaration(node, state, ["trained=False"]) for state in node.states]
+        for name, number in node.op.numbers().items():
+            if number.free == {LAYER}:
+                calls.append(f'self.declare_constant("{_attribute(node, name)}", {number.source({LAYER: LAYER})})')
+        return [line for call in calls for line in statement("", call)]
+
+    def declaration(self, node: Node, tensor: Param | State, group: list[str]) -> str:
+        """One call of `declare`."""
+        shape = repr(tuple(size.known for size in tensor.sizes))
+        words = [f'"{node.home}.{tensor.name}"', shape, *_start(tensor.init), *group]
+        return f"self.declare({', '.join(words)})"
+
+    def stack(self, node: Node) -> list[str]:
+        """The layers of a stack; each class is named once where it can be."""
+        kinds = [self.blocks[node.path][index] for index in node.plan]
+        if len(set(kinds)) == 1:
+            made = f"[{kinds[0]}(layer) for layer in range({len(kinds)})]"
+        else:
+            made = f"[kind(layer) for layer, kind in enumerate([{', '.join(kinds)}])]"
+        share = [f"share=({', '.join(map(repr, node.op.sharing()))},)"] * bool(node.op.sharing())
+        return statement("", f"self.declare_layers({', '.join([repr(node.path), made, *share])})".replace("'", '"'))
+
+    def forward(self) -> list[str]:
+        """The forward pass, a line for each node."""
+        lines: list[str] = []
+        for group, nodes in groupby(self.graph.nodes.values(), key=self.group):
+            title = self.graph.groups[group].title if group else ""
+            lines += [f"{BODY}# {group}: {one_line(title)}"] if title else []
+            for node in nodes:
+                lines += self.loop(node) if node.blocks else self.line(node)
+        results = [self.value(ref) for ref in self.graph.outputs.values()]
+        inputs = [f"{self.variables[Ref('input', name)]}: Tensor" for name in self.graph.inputs]
+        head = signature("forward", inputs, "Tensor" if len(results) == 1 else "tuple[Tensor, ...]")
+        return [*head, *self.sizes(), *lines, f"{BODY}return {', '.join(results)}"]
+
+    def group(self, node: Node) -> str:
+        """Path of the group that a node, or the owner of the port it is written on, stands in."""
+        return node.path.partition("@")[0].rpartition(".")[0]
+
+    def sizes(self) -> list[str]:
+        """Lines that read from the inputs the sizes that numbers depend on."""
+        lines, wanted = [], self.met - {LAYER}
+        for name, kind in self.graph.inputs.items():
+            for axis, size in enumerate(kind.sizes):
+                if str(size) in wanted:
+                    wanted.discard(str(size))
+                    lines.append(f"{BODY}{size} = {self.variables[Ref('input', name)]}.shape[{axis}]")
+        assert not wanted, wanted
+        return lines
+
+    def line(self, node: Node) -> list[str]:
+        """The line of one node."""
+        targets = ", ".join(self.variables[Ref("node", node.path, port)] for port in node.outputs)
+        ports = [self.value(ref) for ref in node.data().values()]
+        return statement(targets, node.op.lower(_NodeSite(self, node), *ports, **self.tensors_of(node)), _place(node))
+
+    def tensors_of(self, node: Node) -> dict[str, str]:
+        """Texts of parameters and states by name; a wired one is the value on its port."""
+        wired = {port: self.value(ref) for port, ref in node.inputs.items() if port in node.op.weights}
+        return _owned(node) | wired
+
+    def value(self, ref: Ref) -> str:
+        """Text of a value."""
+        return f"self.{self.graph.nodes[ref.owner].home}.{ref.port}" if ref.kind == "param" else self.variables[ref]
+
+    def actions(self, method: str) -> list[str]:
+        """A method with what the nodes do after initialisation, or after the optimiser's step."""
+        lines = [line for node in self.graph.nodes.values() if node.params for line in self.action(node, method)]
+        return [f"    def {method}(self) -> None:", *lines] if lines else []
+
+    def action(self, node: Node, method: str) -> list[str]:
+        """What one node does, on the parameters themselves; of layers that share them the first acts."""
+        tensors = {port: self.value(ref) for port, ref in node.inputs.items() if ref.kind == "param"} | _owned(node)
+        call = node.op.on_init if method == "finish_init" else node.op.on_step
+        statements = call(_NodeSite(self, node), **tensors).splitlines()
+        indent, guard = len(BODY), []
+        if statements and any(_within(node.home, path) for path in self.shared):
+            first = f"{node.home}.{node.params[0].name}"
+            indent, guard = len(BODY) + 4, [f'{BODY}if "{first}" in self.table:  # the first layer owns what all share']
+        return [*guard, *(line for text in statements for line in statement("", text, _place(node), indent))]
+
+    def loop(self, node: Node) -> list[str]:
+        """The layers of a stack: a loop over each run of layers that read and give the same names."""
+        lines = []
+        carried = {name: self.variables[Ref("node", node.path, name)] for name in node.outputs}
+        for name, ref in node.inputs.items():
+            if name in carried:
+                lines.append(f"{BODY}{carried[name]} = {self.value(ref)}")
+            carried.setdefault(name, self.value(ref))
+        first = 0
+        for (reads, gives), run in groupby(node.plan, key=lambda index: _interface(node.blocks[index])):
+            last = first + len(list(run))
+            part = "" if last - first == len(node.plan) else f"[{first}:{last}]"
+            lines.append(f"{BODY}for layer in self.{node.path}{part}:  # {_place(node)}")
+            lines.append(f"{BODY}    {_joined(carried, gives)} = layer({_joined(carried, reads)})")
+            first = last
+        return lines
+
+
+@dataclass(frozen=True)
+class _NodeSite(Site):
+    """A node's place in the forward pass."""
+
+    text: ClassText
+    node: Node
+
+    def number(self, number: Number) -> str:
+        """A literal, a constant of the layer, or an expression over run-time sizes."""
+        if number.free == {LAYER}:
+            name = next(name for name, known in self.node.op.numbers().items() if known is number)
+            return f"self.constants.{_attribute(self.node, name)}"
+        self.text.met |= number.free
+        return number.source({name: name for name in number.free} | {LAYER: "self.layer"})
+
+    def size(self, size: Size) -> str:
+        """A literal."""
+        return str(size.known)
+
+
+def unique(word: str, taken: Iterable[str]) -> str:
+    """The word, with a count behind it when it is taken."""
+    known, name, count = set(taken), word, 2
+    while name in known:
+        name, count = f"{word}_{count}", count + 1
+    return name
+
+
+def _group(param: Param) -> list[str]:
+    lr = [f"lr={param.lr.source({LAYER: LAYER})}"] * (param.lr.value != 1.0)
+    return ["decay=False"] * (not param.decay) + lr
+
+
+def _start(init: Init) -> tuple[str, str]:
+    return f'"{init.kind}"', init.number.source({LAYER: LAYER})
+
+
+def _owned(node: Node) -> dict[str, str]:
+    names = [*(param.name for param in node.params), *(state.name for state in node.states)]
+    return {name: f"self.{node.home}.{name}" for name in names}
+
+
+def _attribute(node: Node, name: str) -> str:
+    return f"{node.path.replace('@', '.')}.{name}"
+
+
+def _within(home: str, path: str) -> bool:
+    return home == path or home.startswith(f"{path}.")
+
+
+def _interface(block: Graph) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(block.inputs), tuple(block.outputs)
+
+
+def _joined(carried: Mapping[str, str], names: Iterable[str]) -> str:
+    return ", ".join(carried[name] for name in names)
+
+
+def _place(node: Node) -> str:
+    return one_line(f"{Path(node.place.file).name}:{node.place.line}")

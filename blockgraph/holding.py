@@ -1,0 +1,166 @@
+"""The blocks that stacks hold: which one each layer is, and where its text is found."""
+
+import re
+from collections.abc import Mapping as Table
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from blockgraph.dims import Size
+from blockgraph.errors import OpError, Place, Problems, SpecError, near_miss
+from blockgraph.graph import Graph
+from blockgraph.library import Library, is_path
+from blockgraph.schema import word
+from blockgraph.scope import Entry
+from blockgraph.syntax import Mapping, describe
+
+MAX_HOLDING = 4  # stacks inside blocks of stacks
+
+_INDEX = re.compile(r"-?[0-9]{1,6}")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A block that is to stand for a name: what it is called, where its path starts, where that is said."""
+
+    block: str
+    folder: Path
+    place: Place
+
+
+@dataclass
+class Found:
+    """The text of a block and its folder; `identity` tells one text from another, `name` is its name in a whole text.
+
+    `graph` is what it links to.
+    """
+
+    text: Mapping
+    folder: Path
+    identity: object
+    name: str
+    graph: Graph | None = None
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """An op that runs blocks and gives single layers another one."""
+
+    repeat: Size
+    at: Table[str, str]
+
+
+def layer_names(entry: Entry, problems: Problems) -> tuple[str, ...]:
+    """The block of every layer, by name; empty with problems where the op's fields do not say."""
+    assert entry.op is not None
+    if isinstance(entry.op, Indexed) and not _indices_fit(entry, entry.op, problems):
+        return ()
+    try:
+        return entry.op.layers()
+    except OpError as error:
+        problems.add(f"{entry.label}: {error}", entry.place)
+        return ()
+
+
+def _indices_fit(entry: Entry, op: Indexed, problems: Problems) -> bool:
+    """Whether every index of `at` is a layer of its own."""
+    count, known = op.repeat.known or 0, len(problems.found)
+    body = entry.text.items.get("at")
+    seen: dict[int, str] = {}
+    for key, place in body.keys.items() if isinstance(body, Mapping) else ():
+        index = int(key) if _INDEX.fullmatch(key) else count
+        if not -count <= index < count:
+            hint = f"layers are 0 to {count - 1}, or -1 to -{count} from the end"
+            problems.add(f"{entry.label}: at: there is no layer {key}", place, hint)
+        elif index % count in seen:
+            problems.add(f"{entry.label}: at: {key} is the same layer as {seen[index % count]}", place)
+        seen[index % count] = key
+    return len(problems.found) == known
+
+
+@dataclass
+class Shelf:
+    """Where the stacks of one text find their blocks: its slots, the blocks written inside it, the library.
+
+    `chain` are the texts around this one; `found` is what was asked for, by the name that asked.
+    """
+
+    tree: Mapping
+    folder: Path
+    slots: Table[str, Slot]
+    library: Library
+    problems: Problems
+    chain: tuple[object, ...] = ()
+    found: dict[str, Found] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+
+    def find(self, name: str, entry: Entry) -> Found | None:
+        """The block that a stack calls `name`; None with a problem where there is none that it can hold."""
+        self.asked.add(name)
+        if name not in self.found:
+            slot = self.slot(name, entry)
+            found = self.look_up(name, slot) if slot else None
+            if found is None or slot is None or not self.fits(found, slot):
+                return None
+            self.found[name] = found
+        return self.found[name]
+
+    def slot(self, name: str, entry: Entry) -> Slot | None:
+        """What a name stands for: what was set for it, or what the text's own slots say, or itself."""
+        place = entry.text.items["of"].place if "of" in entry.text.items else entry.place
+        own = self.own_slots()
+        if name in self.slots or name not in own.items:
+            return self.slots.get(name, Slot(name, self.folder, place))
+        block = word(own.items[name], f"the slot '{name}'", self.problems)
+        return Slot(block, self.folder, own.items[name].place) if block else None
+
+    def look_up(self, name: str, slot: Slot) -> Found | None:
+        """The text of a block: written inside this text, or from the library."""
+        blocks = self.tree.items.get("blocks")
+        inside = blocks.items if isinstance(blocks, Mapping) else {}
+        if slot.block in inside:
+            text = inside[slot.block]
+            if isinstance(text, Mapping):
+                return Found(text, self.folder, id(text), slot.block)
+            self.problems.add(f"a block is a mapping with `block: NAME`, found {describe(text)}", text.place)
+            return None
+        path = self.library.find(slot.block, slot.folder, slot.place, self.problems, [*self.own_slots().items, *inside])
+        if path is None:
+            return None
+        try:
+            text = self.library.open(path)
+        except SpecError as error:
+            self.problems.found.extend(error.problems)
+            return None
+        return Found(text, path.parent, path.resolve(), self.name_of(name, slot, path.resolve()))
+
+    def name_of(self, asked: str, slot: Slot, identity: object) -> str:
+        """A block's name in a whole text: as it was asked for, or a word of its own where a slot gives a path."""
+        if asked == slot.block or not is_path(slot.block):
+            return slot.block
+        taken = {found.name for found in self.found.values() if found.identity != identity} | set(self.own_slots().items)
+        stem = Path(slot.block).stem
+        return next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, len(taken) + 3))) if name not in taken)
+
+    def fits(self, found: Found, slot: Slot) -> bool:
+        """Whether a text is a block that can stand here."""
+        if "model" in found.text.items:
+            self.problems.add(f"'{slot.block}' is a model; a stack holds blocks", slot.place)
+        elif found.identity in self.chain:
+            self.problems.add(f"the block '{slot.block}' holds itself", slot.place)
+        elif len(self.chain) > MAX_HOLDING:
+            self.problems.add(f"stacks in blocks are nested deeper than {MAX_HOLDING} levels", slot.place)
+        else:
+            return True
+        return False
+
+    def own_slots(self) -> Mapping:
+        """The slots that the text itself names."""
+        slots = self.tree.items.get("slots")
+        return slots if isinstance(slots, Mapping) else Mapping({}, {}, self.tree.place)
+
+    def tell_unused(self) -> None:
+        """A problem for every slot that no stack holds; blocks written inside may wait to be chosen."""
+        own = self.own_slots()
+        for name in own.items.keys() - self.asked:
+            self.problems.add(f"the slot '{name}' is held by no stack", own.keys[name], near_miss(name, self.asked))

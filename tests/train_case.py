@@ -1,0 +1,53 @@
+"""A run small enough to train in a test, on words drawn from a seed."""
+
+import random
+from pathlib import Path
+
+import torch
+
+from runners.checkpoint import Checkpoints
+from runners.metrics import rows
+from runners.train import command
+
+RUN = """run: tiny
+set: {block: qk_norm, n_layers: 2, d_model: 16, n_heads: 2}
+data: {train: [{path: words.txt}], seq: 16}
+tokenizer: {vocab: 300}
+train: {steps: 12, batch: 4, micro_batch: 4, precision: fp32}
+schedule: {warmup: 3}
+log: {every: 1, evaluate: 4, evaluate_tokens: 64}
+checkpoint: {every: 3}
+"""
+
+
+def write_case(folder: Path) -> Path:
+    """A run file and its text in a folder."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghijklmnop", k=draw.randint(2, 7))) for _ in range(200)]
+    text = "\n".join(" ".join(draw.choices(words, k=12)) + "." for _ in range(500))
+    (folder / "words.txt").write_text(text)
+    (folder / "run.yaml").write_text(RUN)
+    return folder / "run.yaml"
+
+
+def train(run: Path, out: Path, *overrides: str) -> int:
+    """Exit code of `blockgraph train`."""
+    return command([str(run), *overrides, "--out", str(out)])
+
+
+def state(out: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint."""
+    found = Checkpoints(out / "checkpoints", 2).newest(print)
+    assert found is not None
+    return {**found.tensors("model"), **found.tensors("optim")}
+
+
+def series(out: Path) -> list[dict[str, float]]:
+    """The rows of the metrics, without the one column that a clock decides."""
+    return [{key: value for key, value in row.items() if key != "tokens_per_s"} for row in rows(out / "metrics.jsonl")]
+
+
+def assert_same(out: Path, other: Path) -> None:
+    """Two runs ended with the same bits and told the same story."""
+    torch.testing.assert_close(state(out), state(other), rtol=0, atol=0)
+    assert series(out) == series(other)
