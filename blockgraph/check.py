@@ -1,36 +1,37 @@
-"""Linked graph to typed graph: shapes that meet, a running order, nothing unused, no token that sees a later one."""
+"""Linked graph to typed graph: shapes that meet, parameters with one owner, layers that fit each other."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-import networkx as nx
-
+from blockgraph.causality import tell_leaks
 from blockgraph.dims import RUNTIME, Dims, Size
-from blockgraph.errors import OpError, Place, Problems
-from blockgraph.graph import Graph, Node, Ref, dependencies, running_order
-from blockgraph.op import Param
+from blockgraph.errors import OpError, Problems, Told
+from blockgraph.graph import LOST, Graph, Node, Ref, running_order
+from blockgraph.op import Param, State
 from blockgraph.types import Flow, Type
+from blockgraph.usage import tell_cycles, tell_unused
+
+SOURCES = 4  # inputs that a shape error names
+
+Typed = tuple[dict[str, Type], dict[str, Size]]  # a block's inputs, and what its own run-time dims stand for
 
 
 def check(graph: Graph, problems: Problems) -> Graph:
     """The graph with its nodes in running order and a type on every value.
 
-    Everything that is wrong goes to `problems`, and the graph is then not fit to be lowered.
+    Everything that is wrong goes to `problems`, and the graph is then not fit to be lowered. A fault of a node points
+    at the node's name; what follows from another fault is not told.
     """
     return _checked(graph, problems, causal=True)
 
 
 def _checked(graph: Graph, problems: Problems, causal: bool) -> Graph:
-    try:
-        order = running_order(graph)
-    except nx.NetworkXUnfeasible:
-        _tell_cycle(graph, problems)
-        return graph
-    known = len(problems.found)
-    typed = _Checker(graph, problems, causal and graph.causal).run(order)
-    if len(problems.found) == known:
-        _tell_unused(typed, problems)
-        _tell_leaks(typed, problems, causal)
+    around = tell_cycles(graph, problems)
+    straight = replace(graph, nodes={path: node for path, node in graph.nodes.items() if path not in around})
+    typed = _Checker(graph, problems, causal and graph.causal).run(running_order(straight))
+    tell_unused(typed, problems)
+    if causal and graph.causal:
+        tell_leaks(typed, problems)
     return typed
 
 
@@ -39,28 +40,29 @@ class _Checker:
     graph: Graph
     problems: Problems
     causal: bool
+    nodes: dict[str, Node] = field(default_factory=dict)
 
     def run(self, order: list[Node]) -> Graph:
-        self.nodes: dict[str, Node] = {}
         for node in order:
             self.nodes[node.path] = self.stack(node) if node.blocks else self.node(node)
-        return replace(self.graph, nodes=self.nodes)
+        self.tell_owners()
+        circular = {path: node for path, node in self.graph.nodes.items() if path not in self.nodes}
+        return replace(self.graph, nodes=self.nodes | circular)
 
     def node(self, node: Node) -> Node:
-        inputs = {port: self.type_of(ref) for port, ref in node.data().items()}
-        if any(kind is None for kind in inputs.values()) or len(inputs) < len(node.op.ports()):
+        inputs = [self.type_of(ref) for ref in node.data().values()]
+        known = [kind for kind in inputs if kind is not None]
+        if len(known) < len(inputs):
             return node
         try:
-            result = node.op.infer(*inputs.values())
-            node = replace(
-                node,
-                types=result if isinstance(result, dict) else {node.outputs[0]: result},
-                params=self.owned(node, node.op.parameters(*inputs.values())),
-                states=node.op.states(*inputs.values()),
-            )
+            result = node.op.infer(*known)
+            types = result if isinstance(result, dict) else {node.outputs[0]: result}
+            params, states = self.owned(node, node.op.parameters(*known)), node.op.states(*known)
+            _settle((*params, *states))
         except OpError as error:
             self.tell(node, error)
-        return node
+            return node
+        return replace(node, types={p: kind.settled() for p, kind in types.items()}, params=params, states=states)
 
     def owned(self, node: Node, params: tuple[Param, ...]) -> tuple[Param, ...]:
         """The parameters the node keeps; a wired one has to have the shape of the one it replaces."""
@@ -75,75 +77,127 @@ class _Checker:
         for port in node.op.weights:
             if port in node.inputs and port not in {param.name for param in params}:
                 raise OpError(f"has no {port} to wire, as its fields stand")
+        self.refuse_idle_fields(node, kept)
         return tuple(kept)
+
+    def refuse_idle_fields(self, node: Node, kept: list[Param]) -> None:
+        idle = [name for name in node.op.of_weight if name in node.op.model_fields_set]
+        wired = [port for port in node.op.weights if port in node.inputs]
+        if idle and wired and not kept:
+            told = f"would belong to a {wired[0]} of its own, which {node.inputs[wired[0]]} replaces"
+            raise OpError(f"{' and '.join(idle)} {told}")
 
     def reads_own(self, node: Node, ref: Ref) -> bool:
         """Whether the value on a weight port is made from the node's own weight."""
-        return ref.owner.startswith(f"{node.path}@") and any(
-            r.kind == "param" and r.owner == node.path for r in self.graph.nodes[ref.owner].inputs.values()
-        )
+        waiting = [ref]
+        while waiting:
+            ref = waiting.pop()
+            if ref.kind == "param" and ref.owner == node.path:
+                return True
+            if ref.kind == "node" and ref.owner.startswith(f"{node.path}@"):
+                waiting.extend(self.graph.nodes[ref.owner].inputs.values())
+        return False
 
     def type_of(self, ref: Ref) -> Type | None:
-        if ref.kind != "param":
-            return self.graph.type_of(ref) if ref.kind == "input" else self.nodes[ref.owner].types.get(ref.port)
+        if ref.kind == "input":
+            return self.graph.type_of(ref)
+        if ref.kind == "node":
+            return self.nodes[ref.owner].types.get(ref.port) if ref.owner in self.nodes else None
         owner = self.graph.nodes[ref.owner]
         inputs = [self.type_of(r) for r in owner.data().values()]
         if any(kind is None for kind in inputs):
             return None
         try:
-            params = owner.op.parameters(*inputs)  # type: ignore[arg-type]
+            params = owner.op.parameters(*inputs)
         except OpError:
             return None  # told at the owner
         return next((Type(param.sizes) for param in params if param.name == ref.port), None)
 
+    def tell_owners(self) -> None:
+        """A problem for every parameter that two nodes own, and for every one that is read and owned by none."""
+        owners: dict[str, Node] = {}
+        for node in self.nodes.values():
+            tensors: tuple[Param | State, ...] = (*node.params, *node.states)
+            for name in (f"{node.home}.{tensor.name}" for tensor in tensors):
+                if name in owners:
+                    self.tell(node, OpError(f"two parameters would be called {name}, here and in {owners[name].path}"))
+                owners[name] = node
+            for ref in node.inputs.values():
+                owner = self.nodes.get(ref.owner) if ref.kind == "param" else None
+                if owner is not None and owner.types and ref.port not in {param.name for param in owner.params}:
+                    instead = f"; '{owner.inputs[ref.port]}' is wired there" if ref.port in owner.inputs else ""
+                    self.tell(node, OpError(f"{owner.path} has no {ref.port} of its own{instead}"))
+
     def stack(self, node: Node) -> Node:
         """Every layer checked with the types that reach it; layers with equal types share one typed block."""
+        if LOST in node.inputs.values():
+            return node
         carried = {name: self.type_of(ref) for name, ref in node.inputs.items()}
-        typed: dict[tuple[int, tuple[Type, ...]], tuple[int, Graph]] = {}
+        typed: dict[object, tuple[int, Graph]] = {}
         plan: list[int] = []
         for layer, index in enumerate(node.plan):
-            block = node.blocks[index]
-            found = self.arrive(node, layer, block, carried)
-            if found is None:
+            arrived = self.arrive(node, layer, node.blocks[index], carried)
+            if arrived is None:
                 return node
-            key = (index, tuple(found.values()))
+            inputs, bound = arrived
+            key = (index, tuple(inputs.values()))
             if key not in typed:
-                typed[key] = (len(typed), _checked(replace(block, inputs=found), self.problems, self.causal))
+                block = replace(node.blocks[index], inputs=inputs)
+                typed[key] = (len(typed), _checked(block, self.problems, self.causal))
             number, graph = typed[key]
             plan.append(number)
-            carried |= {name: graph.type_of(ref) for name, ref in graph.outputs.items()}
+            for name, ref in graph.outputs.items():
+                kind = graph.type_of(ref)
+                carried[name] = kind.bind(bound) if kind is not None else None
         types = {name: kind for name, kind in carried.items() if name in node.outputs and kind is not None}
-        return replace(node, blocks=tuple(graph for _, graph in typed.values()), plan=tuple(plan), types=types)
+        result = replace(node, blocks=tuple(graph for _, graph in typed.values()), plan=tuple(plan), types=types)
+        self.tell_unshared(result)
+        return result
 
-    def arrive(
-        self, node: Node, layer: int, block: Graph, carried: Mapping[str, Type | None]
-    ) -> dict[str, Type] | None:
+    def arrive(self, node: Node, layer: int, block: Graph, carried: Mapping[str, Type | None]) -> Typed | None:
         """Types of the carried values that a layer's block reads; None with a problem where one is missing or unfit."""
         bound: dict[str, Size] = {}
         found: dict[str, Type] = {}
         for name, wanted in block.inputs.items():
+            about = f"layer {layer} ({block.name}) reads '{name}'"
             if name not in carried:
-                has = ", ".join(carried) or "nothing"
-                self.problems.add(
-                    f"{node.path} (stack): layer {layer} ({block.name}) reads '{name}', and {has} is carried",
-                    node.place,
-                )
+                self.tell(node, OpError(f"{about}, which is not carried; what is carried: {', '.join(carried)}"))
                 return None
             given = carried[name]
             if given is None:
                 return None
             if not _fits(wanted, given, bound):
-                self.tell(node, OpError(f"block {block.name} reads {name} as {{}}, found {{}}", wanted, given))
+                self.tell(node, OpError(f"{about} as {{}}, found {{}}", wanted, given))
                 return None
-            found[name] = given
-        return found
+            found[name] = wanted.with_flow(given.flow if wanted.flow is Flow.PAST else Flow.ALL)
+        return found, bound
+
+    def tell_unshared(self, node: Node) -> None:
+        """A problem for every shared path that does not lead to the same parameters in each block."""
+        for path in node.op.sharing():
+            if any(path not in block.groups and path not in block.nodes for block in node.blocks):
+                continue  # told when the blocks were linked
+            inner = [{p for p in _params(block) if p[0].startswith(f"{path}.")} for block in node.blocks]
+            if not inner[0]:
+                self.tell(node, OpError(f"'{path}' has no parameters to share"))
+            elif any(params != inner[0] for params in inner):
+                self.tell(node, OpError(f"'{path}' has other parameters in other blocks, so layers cannot share it"))
 
     def tell(self, node: Node, error: OpError) -> None:
+        if isinstance(error, Told):
+            return
         message, where = shown(error, self.graph.dims)
-        name = node.op.name
-        sources = [f"{ref} is {_show(kind, self.graph.dims)}" for ref in node.data().values() if (kind := self.type_of(ref))]
-        hint = "; ".join(dict.fromkeys(sources)) if len(sources) > 1 else ""
-        self.problems.add(f"{node.path} ({name}): {message}{where}", node.place, hint)
+        self.problems.add(f"{node.path} ({node.op.name}): {message}{where}", node.place, self.sources(node, error))
+
+    def sources(self, node: Node, error: OpError) -> str:
+        """Where the values that disagree come from, one for each type."""
+        by_type: dict[str, Ref] = {}
+        for ref in node.data().values():
+            kind = self.type_of(ref)
+            if kind is not None and any(isinstance(value, Type) for value in error.values):
+                by_type.setdefault(_show(kind, self.graph.dims), ref)
+        told = [f"{ref} is {kind}" for kind, ref in by_type.items()]
+        return "; ".join(told[:SOURCES]) if len(told) > 1 else ""
 
 
 def shown(error: OpError, dims: Dims) -> tuple[str, str]:
@@ -155,87 +209,33 @@ def shown(error: OpError, dims: Dims) -> tuple[str, str]:
 
 def _show(value: object, dims: Dims) -> str:
     if isinstance(value, Type):
-        return f"[{', '.join(dims.show(size) for size in value.sizes)}]"
+        return f"[{', '.join(dims.show(size) for size in value.sizes)}]" + " of token ids" * (value.kind == "int")
     return dims.show(value) if isinstance(value, Size) else str(value)
 
 
+def _settle(tensors: Iterable[Param | State]) -> None:
+    """Refuse a parameter whose shape is not known before the model runs."""
+    for tensor in tensors:
+        free = sorted({name for size in tensor.sizes for name in size.unbound})
+        if free:
+            told = f"its {tensor.name} is {{}}, and the size of a parameter cannot depend on {' and '.join(free)}"
+            raise OpError(told, Type(tensor.sizes))
+        if not tensor.sizes:
+            raise OpError(f"its {tensor.name} has no axis; a single number has the shape [1]")
+
+
+def _params(graph: Graph) -> set[tuple[str, tuple[Size, ...]]]:
+    return {(f"{node.home}.{param.name}", param.sizes) for node in graph.nodes.values() for param in node.params}
+
+
 def _fits(wanted: Type, given: Type, bound: dict[str, Size]) -> bool:
-    """Whether a value can enter a block: equal sizes, with the block's run-time dims bound to what arrives."""
+    """Whether a value can enter a block: equal sizes, with the block's own run-time dims bound to what arrives."""
     if len(wanted.sizes) != len(given.sizes) or wanted.kind != given.kind:
         return False
     for size, actual in zip(wanted.sizes, given.sizes, strict=True):
         name = str(size)
-        if size.known is None and size == Size.symbol(name) and name not in RUNTIME:
+        if size == Size.symbol(name) and name not in RUNTIME:
             size = bound.setdefault(name, actual)
         if size != actual:
             return False
     return True
-
-
-def _tell_cycle(graph: Graph, problems: Problems) -> None:
-    for component in nx.strongly_connected_components(dependencies(graph)):
-        inner = dependencies(graph).subgraph(component)
-        if inner.number_of_edges() == 0:
-            continue
-        first = min(component, key=list(graph.nodes).index)
-        around = [edge[0] for edge in nx.find_cycle(inner, first)]
-        around = around[around.index(first) :] + around[: around.index(first)] if first in around else around
-        told = " -> ".join([*around, around[0]])
-        problems.add(f"{first} ({graph.nodes[first].op.name}): reads itself, by way of {told}", graph.nodes[first].place)
-
-
-def _tell_unused(graph: Graph, problems: Problems) -> None:
-    users = graph.users()
-    read = set(users) | set(graph.outputs.values())
-    reached = _reached(graph)
-    for node in graph.nodes.values():
-        if node.path not in reached and not node.on_port:
-            alone = not any(Ref("node", node.path, port) in users for port in node.outputs)
-            what = "is read by nothing" if alone else "reaches no output"
-            trained = ", so its parameters would never train" if node.params else ""
-            problems.add(f"{node.path} ({node.op.name}): {what}{trained}", node.place)
-        elif not node.blocks:
-            for port in node.outputs:
-                if Ref("node", node.path, port) not in read:
-                    problems.add(f"{node.path} ({node.op.name}): {port} is read by nothing", node.place)
-    for name in graph.inputs:
-        if Ref("input", name) not in read:
-            problems.add(f"the input '{name}' is read by nothing", graph.places[name])
-
-
-def _reached(graph: Graph) -> set[str]:
-    """Paths of the nodes that some output depends on."""
-    needs = dependencies(graph)
-    reached: set[str] = set()
-    waiting = [ref.owner for ref in graph.outputs.values() if ref.kind == "node"]
-    while waiting:
-        path = waiting.pop()
-        if path not in reached:
-            reached.add(path)
-            waiting.extend(needs.predecessors(path))
-            waiting.extend(ref.owner for ref in graph.nodes[path].inputs.values() if ref.kind == "param")
-    return reached
-
-
-def _tell_leaks(graph: Graph, problems: Problems, causal: bool) -> None:
-    for name, ref in graph.outputs.items() if causal and graph.causal else ():
-        kind = graph.type_of(ref)
-        if kind is None or kind.flow is Flow.PAST:
-            continue
-        node = _culprit(graph)
-        place: Place = node.place if node else graph.places[name]
-        what = f"{node.path} ({node.op.name}): " if node else ""
-        problems.add(
-            f"{what}lets a token depend on later ones, and the output '{name}' on this", place,
-            "put a causal_mask between scores and softmax, or write `causal: false`",
-        )  # fmt: skip
-
-
-def _culprit(graph: Graph) -> Node | None:
-    """The first node whose value is not causal although its inputs are."""
-    for node in graph.nodes.values():
-        before = [graph.type_of(ref) for ref in node.inputs.values()]
-        leaks = any(kind.flow is Flow.ALL for kind in node.types.values())
-        if leaks and not any(kind is not None and kind.flow is Flow.ALL for kind in before):
-            return node
-    return None

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from blockgraph.dims import LAYER, RUNTIME, Number, Size
+from blockgraph.constants import Constants, python
+from blockgraph.dims import RUNTIME, Number, Size
+from blockgraph.errors import Problem, SpecError
 from blockgraph.fields import Init
 from blockgraph.graph import Graph, Node, Ref
 from blockgraph.layout import docstring, one_line, signature, statement
+from blockgraph.loops import listed, loops
 from blockgraph.op import Param, Site, State
 
 BODY = " " * 8
@@ -37,16 +40,15 @@ class ClassText:
         for ref in self.values():
             self.variables[ref] = unique(re.sub(r"[^A-Za-z0-9]+", "_", str(ref)), taken)
             taken.add(self.variables[ref])
-        self.met: set[str] = set()  # names that the numbers of the forward pass depend on
+        self.constants = Constants()
 
     def text(self) -> str:
         """The whole class."""
         graph = self.graph
         title = f": {graph.title}" if graph.title else ""
         paper = f" ({graph.paper})" if graph.paper else ""
-        forward = self.forward()
-        parts = [docstring(f"{graph.name}{title}{paper}.", indent=4)]
-        parts += [self.constructor(), forward, self.actions("finish_init"), self.actions("finish_step")]
+        methods = [self.forward(), self.actions("finish_init"), self.actions("finish_step")]
+        parts = [docstring(f"{graph.name}{title}{paper}.", indent=4), self.constructor(), *methods]
         return "\n".join([f"class {self.name}(GraphModule):", "\n\n".join("\n".join(part) for part in parts if part)])
 
     def values(self) -> Iterable[Ref]:
@@ -56,10 +58,8 @@ class ClassText:
             yield from (Ref("node", node.path, port) for port in node.outputs)
 
     def constructor(self) -> list[str]:
-        """The declarations; a class that needs its layer's index in `forward` keeps it."""
+        """The declarations, in running order."""
         lines = ["    def __init__(self, layer: int = 0) -> None:", f"{BODY}super().__init__()"]
-        if LAYER in self.met:
-            lines.append(f"{BODY}self.layer = float(layer)")
         for node in self.graph.nodes.values():
             lines += self.stack(node) if node.blocks else self.tensors(node)
         return lines
@@ -68,9 +68,9 @@ class ClassText:
         """The declarations of one node."""
         calls = [self.declaration(node, param, _group(param)) for param in node.params]
         calls += [self.declaration(node, state, ["trained=False"]) for state in node.states]
-        for name, number in node.op.numbers().items():
-            if number.free == {LAYER}:
-                calls.append(f'self.declare_constant("{_attribute(node, name)}", {number.source({LAYER: LAYER})})')
+        for path, number in self.constants.by_path.items():
+            if path.startswith(f"{_path(node)}."):
+                calls.append(f'self.declare_constant("{path}", {number})')
         return [line for call in calls for line in statement("", call)]
 
     def declaration(self, node: Node, tensor: Param | State, group: list[str]) -> str:
@@ -82,12 +82,12 @@ class ClassText:
     def stack(self, node: Node) -> list[str]:
         """The layers of a stack; each class is named once where it can be."""
         kinds = [self.blocks[node.path][index] for index in node.plan]
-        if len(set(kinds)) == 1:
-            made = f"[{kinds[0]}(layer) for layer in range({len(kinds)})]"
-        else:
-            made = f"[kind(layer) for layer, kind in enumerate([{', '.join(kinds)}])]"
-        share = [f"share=({', '.join(map(repr, node.op.sharing()))},)"] * bool(node.op.sharing())
-        return statement("", f"self.declare_layers({', '.join([repr(node.path), made, *share])})".replace("'", '"'))
+        made = f"[{kinds[0]}(layer) for layer in range({len(kinds)})]"
+        if len(set(kinds)) > 1:
+            made = f"[kind(layer) for layer, kind in enumerate({listed(kinds)})]"
+        shared = "".join(f"{_quoted(path)}, " for path in node.op.sharing())
+        share = [f"share=({shared.rstrip() if shared.count(',') == 1 else shared[:-2]})"] * bool(shared)
+        return statement("", f"self.declare_layers({', '.join([_quoted(node.path), made, *share])})")
 
     def forward(self) -> list[str]:
         """The forward pass, a line for each node."""
@@ -108,7 +108,7 @@ class ClassText:
 
     def sizes(self) -> list[str]:
         """Lines that read from the inputs the sizes that numbers depend on."""
-        lines, wanted = [], self.met - {LAYER}
+        lines, wanted = [], set(self.constants.sizes)
         for name, kind in self.graph.inputs.items():
             for axis, size in enumerate(kind.sizes):
                 if str(size) in wanted:
@@ -117,16 +117,13 @@ class ClassText:
         assert not wanted, wanted
         return lines
 
-    def line(self, node: Node) -> list[str]:
-        """The line of one node."""
+    def line(self, node: Node, form: str = "{}") -> list[str]:
+        """The line of one node; `form` is put round its parameters."""
         targets = ", ".join(self.variables[Ref("node", node.path, port)] for port in node.outputs)
         ports = [self.value(ref) for ref in node.data().values()]
-        return statement(targets, node.op.lower(_NodeSite(self, node), *ports, **self.tensors_of(node)), _place(node))
-
-    def tensors_of(self, node: Node) -> dict[str, str]:
-        """Texts of parameters and states by name; a wired one is the value on its port."""
         wired = {port: self.value(ref) for port, ref in node.inputs.items() if port in node.op.weights}
-        return _owned(node) | wired
+        tensors = {name: form.format(text) for name, text in _owned(node).items()} | wired
+        return statement(targets, node.op.lower(_NodeSite(self, node), *ports, **tensors), _place(node))
 
     def value(self, ref: Ref) -> str:
         """Text of a value."""
@@ -134,36 +131,56 @@ class ClassText:
 
     def actions(self, method: str) -> list[str]:
         """A method with what the nodes do after initialisation, or after the optimiser's step."""
-        lines = [line for node in self.graph.nodes.values() if node.params for line in self.action(node, method)]
-        return [f"    def {method}(self) -> None:", *lines] if lines else []
+        acting = {node.path: lines for node in self.graph.nodes.values() if (lines := self.action(node, method))}
+        if not acting:
+            return []
+        needed = set().union(*(self.before(self.graph.nodes[path]) for path in acting))
+        lines = [f"    def {method}(self) -> None:"]
+        for path, node in self.graph.nodes.items():
+            lines += acting.get(path, [])
+            lines += self.line(node, "full({})") if path in needed else []
+        return lines
 
     def action(self, node: Node, method: str) -> list[str]:
         """What one node does, on the parameters themselves; of layers that share them the first acts."""
-        tensors = {port: self.value(ref) for port, ref in node.inputs.items() if ref.kind == "param"} | _owned(node)
+        ports = {port: ref for port, ref in node.inputs.items() if port in node.op.weights or node.states}
+        tensors = {port: self.value(ref) for port, ref in ports.items()} | _owned(node)
         call = node.op.on_init if method == "finish_init" else node.op.on_step
         statements = call(_NodeSite(self, node), **tensors).splitlines()
         indent, guard = len(BODY), []
         if statements and any(_within(node.home, path) for path in self.shared):
-            first = f"{node.home}.{node.params[0].name}"
+            first = f"{node.home}.{next(iter(_owned(node)))}"
             indent, guard = len(BODY) + 4, [f'{BODY}if "{first}" in self.table:  # the first layer owns what all share']
         return [*guard, *(line for text in statements for line in statement("", text, _place(node), indent))]
 
+    def before(self, node: Node) -> set[str]:
+        """Paths of the nodes whose values an action reads; they have to come from parameters alone.
+
+        Raises `SpecError` when they do not, since there is no input outside the forward pass.
+        """
+        found: set[str] = set()
+        waiting = list(node.inputs.values()) if node.states else []
+        while waiting:
+            ref = waiting.pop()
+            if ref.kind == "input":
+                message = f"{node.path} ({node.op.name}): keeps state between steps, and reads the input '{ref.owner}'"
+                raise SpecError([Problem(message, node.place, "it has to read a weight")])
+            if ref.kind == "node" and ref.owner not in found:
+                found.add(ref.owner)
+                waiting.extend(self.graph.nodes[ref.owner].inputs.values())
+        return found
+
     def loop(self, node: Node) -> list[str]:
-        """The layers of a stack: a loop over each run of layers that read and give the same names."""
+        """The layers of a stack, called in order on the carried values."""
         lines = []
         carried = {name: self.variables[Ref("node", node.path, name)] for name in node.outputs}
         for name, ref in node.inputs.items():
             if name in carried:
                 lines.append(f"{BODY}{carried[name]} = {self.value(ref)}")
             carried.setdefault(name, self.value(ref))
-        first = 0
-        for (reads, gives), run in groupby(node.plan, key=lambda index: _interface(node.blocks[index])):
-            last = first + len(list(run))
-            part = "" if last - first == len(node.plan) else f"[{first}:{last}]"
-            lines.append(f"{BODY}for layer in self.{node.path}{part}:  # {_place(node)}")
-            lines.append(f"{BODY}    {_joined(carried, gives)} = layer({_joined(carried, reads)})")
-            first = last
-        return lines
+        blocks = [node.blocks[index] for index in node.plan]
+        calls = [(_joined(carried, block.outputs), _joined(carried, block.inputs)) for block in blocks]
+        return [*lines, *(BODY + line for line in loops(f"self.{node.path}", calls, _place(node)))]
 
 
 @dataclass(frozen=True)
@@ -174,12 +191,9 @@ class _NodeSite(Site):
     node: Node
 
     def number(self, number: Number) -> str:
-        """A literal, a constant of the layer, or an expression over run-time sizes."""
-        if number.free == {LAYER}:
-            name = next(name for name, known in self.node.op.numbers().items() if known is number)
-            return f"self.constants.{_attribute(self.node, name)}"
-        self.text.met |= number.free
-        return number.source({name: name for name in number.free} | {LAYER: "self.layer"})
+        """A literal, a constant of the layer, or an expression."""
+        name = next((name for name, known in self.node.op.numbers().items() if known is number), "number")
+        return self.text.constants.text(number, f"{_path(self.node)}.{name}")
 
     def size(self, size: Size) -> str:
         """A literal."""
@@ -194,13 +208,17 @@ def unique(word: str, taken: Iterable[str]) -> str:
     return name
 
 
+def _quoted(path: str) -> str:
+    return f'"{path}"'
+
+
 def _group(param: Param) -> list[str]:
-    lr = [f"lr={param.lr.source({LAYER: LAYER})}"] * (param.lr.value != 1.0)
+    lr = [f"lr={python(param.lr)}"] * (param.lr.value != 1.0)
     return ["decay=False"] * (not param.decay) + lr
 
 
 def _start(init: Init) -> tuple[str, str]:
-    return f'"{init.kind}"', init.number.source({LAYER: LAYER})
+    return f'"{init.kind}"', python(init.number)
 
 
 def _owned(node: Node) -> dict[str, str]:
@@ -208,16 +226,12 @@ def _owned(node: Node) -> dict[str, str]:
     return {name: f"self.{node.home}.{name}" for name in names}
 
 
-def _attribute(node: Node, name: str) -> str:
-    return f"{node.path.replace('@', '.')}.{name}"
+def _path(node: Node) -> str:
+    return node.path.replace("@", ".")
 
 
 def _within(home: str, path: str) -> bool:
     return home == path or home.startswith(f"{path}.")
-
-
-def _interface(block: Graph) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(block.inputs), tuple(block.outputs)
 
 
 def _joined(carried: Mapping[str, str], names: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ MAX_SCALAR = 10_000  # characters
 MAX_DIGITS = 20
 
 # libyaml's event parser is iterative; only its composer recurses, and that is not used here.
-_PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_PARSER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 _UNPRINTABLE = re.compile(f"{yaml.reader.Reader.NON_PRINTABLE.pattern}|\ufeff")  # what YAML forbids
 
 # libyaml's sentences in the words of somebody who wrote the file, and whether the fault is where its part began.
@@ -74,7 +74,10 @@ class Composer:
     def not_yaml(self, error: yaml.MarkedYAMLError) -> SpecError:
         """The error that libyaml's own stands for."""
         told, at_start = _SENTENCES.get(str(error.problem), (str(error.problem), False))
-        mark = (error.context_mark if at_start else None) or error.problem_mark
+        start, mark = error.context_mark, error.problem_mark
+        if start and mark and mark.line > start.line and "expected ','" in told:
+            told, at_start = f"what opens here is not closed: {told} by line {mark.line + 1}", True
+        mark = start if at_start and start else mark
         place = self.place(mark.line, mark.column) if mark else Place(self.file)
         indent = place.text[: len(place.text) - len(place.text.lstrip())]
         return refuse("a tab may not indent YAML; use spaces" if "\t" in indent else f"not YAML: {told}", place)
@@ -97,7 +100,8 @@ class Composer:
     def at(self, event: yaml.Event) -> Place:
         """The place of an event, underlined to its end where that is on the same line."""
         start, end = event.start_mark, event.end_mark
-        assert start is not None and end is not None, event
+        assert start is not None, event
+        assert end is not None, event
         width = end.column - start.column if end.line == start.line else 1
         return self.place(start.line, start.column, max(1, width))
 
@@ -118,9 +122,10 @@ class Composer:
 
     def refuse_properties(self, event: yaml.Event) -> None:
         """A problem for a tag, and for an anchor."""
-        if getattr(event, "tag", None):
+        assert isinstance(event, yaml.NodeEvent), event
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag:
             self.problems.add("tags are not part of the language; leave it out", self.at(event))
-        if getattr(event, "anchor", None):
+        if event.anchor:
             self.problems.add("anchors are not part of the language; write the value out", self.at(event))
 
     def scalar(self, event: yaml.ScalarEvent) -> Scalar:
@@ -159,6 +164,10 @@ class Composer:
         elif key.raw == "<<":
             self.problems.add("merge keys are not part of the language; write the keys out", key.place)
         elif key.raw in found.items:
-            self.problems.add(f"'{key.raw}' is given twice; the first is on line {found.keys[key.raw].line}", key.place)
+            self.problems.add(f"'{key.raw}' is given twice; the first is at {_at(found.keys[key.raw])}", key.place)
         else:
             found.items[key.raw], found.keys[key.raw] = value, key.place
+
+
+def _at(place: Place) -> str:
+    return f"{place.line}:{place.column}"

@@ -1,114 +1,21 @@
-"""Sizes and numbers of a spec, as written and with every bound dim put in.
-
-A `Size` is a polynomial with exact coefficients. It keeps two forms of itself: the symbolic one it was written
-in, which errors and figures show, and the one with every bound dim put in, which decides equality. So two axes meet
-when their numbers do, however they were written: `d_head: 64` and `d_model / n_heads` are one size at these dims,
-and an error as soon as somebody sets dims at which they are not.
-"""
+"""Sizes and numbers of a spec: what its expressions come to, with the dims that are known."""
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 from blockgraph.errors import OpError, Told, near_miss
 from blockgraph.expression import evaluate, literal, names_in, parse_expression, python_text
-from blockgraph.polynomial import (
-    MAX_POWER,
-    Terms,
-    add,
-    constant,
-    divide,
-    multiply,
-    number_in,
-    substitute,
-    symbol,
-    text_of,
-)
+from blockgraph.polynomial import MAX_POWER, text_of
+from blockgraph.size import Size, power_of
+
+__all__ = ["LAYER", "RUNTIME", "Dims", "Number", "Size", "number_of"]
 
 RUNTIME = ("batch", "seq")  # bound when a tensor arrives, not when the spec is loaded
 LAYER = "layer"  # 0-based index inside a stack; known when a layer is built
 MAX_SIZE = 2**53
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A whole number of entries along an axis; equality looks at the value, text at the symbols."""
-
-    form: Terms = field(compare=False)
-    value: Terms
-
-    @staticmethod
-    def constant(number: int | Fraction) -> "Size":
-        """A number without a name."""
-        return Size(constant(number), constant(number))
-
-    @staticmethod
-    def symbol(name: str, value: int | None = None) -> "Size":
-        """A dim by name, with its value when it is bound."""
-        return Size(symbol(name), symbol(name) if value is None else constant(value))
-
-    @property
-    def known(self) -> int | None:
-        """The whole number, or None while a dim such as `seq` is unbound."""
-        number = self.fraction
-        return None if number is None or number.denominator != 1 else int(number)
-
-    @property
-    def fraction(self) -> Fraction | None:
-        """The number even when it is not whole, or None while a dim is unbound."""
-        return number_in(self.value)
-
-    @property
-    def names(self) -> frozenset[str]:
-        """Every dim the symbolic form mentions."""
-        return _names(self.form)
-
-    @property
-    def unbound(self) -> frozenset[str]:
-        """Every dim whose value is not known yet."""
-        return _names(self.value)
-
-    def __add__(self, other: "Size | int") -> "Size":
-        other = _as_size(other)
-        return Size(add(self.form, other.form), add(self.value, other.value))
-
-    def __sub__(self, other: "Size | int") -> "Size":
-        return self + _as_size(other) * -1
-
-    def __mul__(self, other: "Size | int") -> "Size":
-        other = _as_size(other)
-        return Size(multiply(self.form, other.form), multiply(self.value, other.value))
-
-    __radd__, __rmul__ = __add__, __mul__
-
-    def __truediv__(self, other: "Size | int") -> "Size":
-        other = _as_size(other)
-        value = divide(self.value, other.value)
-        if value is None:
-            raise OpError(f"cannot divide by {other}, which is known only at run time")
-        form = divide(self.form, other.form)
-        return Size(value if form is None else form, value)
-
-    def at(self, **values: int) -> int:
-        """The number when the run-time dims have these values."""
-        number = number_in(substitute(self.value, {name: Fraction(value) for name, value in values.items()}))
-        assert number is not None, f"{self} still depends on {set(self.unbound) - set(values)}"
-        return int(number)
-
-    def replace(self, sizes: Mapping[str, "Size"]) -> "Size":
-        """The same size with run-time dims renamed or bound."""
-        total = Size.constant(0)
-        for monomial, factor in self.value:
-            term = Size.constant(factor)
-            for name, power in monomial:
-                term = term * _power(sizes.get(name, Size.symbol(name)), power)
-            total = total + term
-        return total if self.names & set(sizes) else Size(self.form, total.value)
-
-    def __str__(self) -> str:
-        return text_of(self.form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +55,13 @@ class Number:
 class Dims:
     """The dims of a spec: `sizes` by name, in symbols of the ones given as plain numbers.
 
-    `broken` are names whose own line is at fault: what mentions them raises `Told`. `layered` says whether the spec
-    can stand inside a stack, so that `layer` means something.
+    `broken` are names whose own line is at fault: what mentions them raises `Told`. `later` are those whose line is
+    still to come, and `layered` says whether the spec can stand in a stack, so that `layer` means something.
     """
 
     sizes: Mapping[str, Size]
-    broken: frozenset[str] = frozenset()
+    broken: Set[str] = frozenset()
+    later: Set[str] = frozenset()
     layered: bool = True
 
     def size(self, text: str | int) -> Size:
@@ -166,7 +74,8 @@ class Dims:
             if any(power < 0 for monomial, _ in size.value for _, power in monomial):
                 raise OpError(f"{text} is not a whole number for every {' and '.join(sorted(size.unbound))}")
         elif number.denominator != 1 or number <= 0:
-            raise OpError(f"{text} is {_decimal(number)}{self.where(size)}, not a positive whole number")
+            value = "" if _decimal(number) == str(text) else f" {_decimal(number)}{self.where(size)},"
+            raise OpError(f"{text} is{value} not a positive whole number")
         elif number > MAX_SIZE:
             raise OpError(f"{text} is larger than 2**53")
         return size
@@ -178,7 +87,9 @@ class Dims:
         """
         tree = parse_expression(text)
         for name in sorted(names_in(tree)):
-            self._known(name, [*self.sizes, *([LAYER] if self.layered else [])])
+            if name == LAYER and not self.layered:
+                raise OpError("'layer' means something in the blocks of a stack alone")
+            self._check_name(name, LAYER)
         tree = _Written(self.sizes).visit(tree)
         sizes = {name: self.sizes[name].known for name in names_in(tree) if name in self.sizes}
         bound = {name: float(size) for name, size in sizes.items() if size is not None}
@@ -200,13 +111,17 @@ class Dims:
         given = [f"{name} = {value}" for name, value in known if value is not None]
         return f" ({', '.join(given)})" if given else ""
 
-    def _known(self, name: str, known: list[str]) -> None:
+    def _check_name(self, name: str, *others: str) -> None:
         if name in self.broken:
             raise Told
-        if name == LAYER and LAYER not in known:
-            raise OpError("'layer' is a number of the blocks in a stack, and no size")
-        if name not in known:
-            raise OpError(f"no dim is called '{name}'; {near_miss(name, known) or f'dims are {_listed(known)}'}")
+        if name in self.sizes or name in others:
+            return
+        if name in self.later:
+            raise OpError(f"the dim '{name}' is given further down; put it before this one")
+        if name == LAYER:
+            raise OpError("'layer' is another number in each layer, so no size can be made of it")
+        known = [*self.sizes, *others]
+        raise OpError(f"no dim is called '{name}'; {near_miss(name, known) or f'dims are {_listed(known)}'}")
 
     def _layers(self) -> int:
         layers = self.sizes.get("n_layers")
@@ -217,7 +132,7 @@ class Dims:
             case ast.Constant():
                 return Size.constant(Fraction(repr(literal(node))))  # 0.1 is a tenth, not its nearest binary number
             case ast.Name(id=name):
-                self._known(name, list(self.sizes))
+                self._check_name(name)
                 return self.sizes[name]
             case ast.UnaryOp(op=operator, operand=operand):
                 inner = self._polynomial(operand)
@@ -259,7 +174,7 @@ def _combine(operator: ast.operator, left: Size, right: Size) -> Size:
         case ast.Div():
             return left / right
         case ast.Pow():
-            return _power(left, _exponent(right))
+            return power_of(left, _exponent(right))
     dividend, divisor = _number(left, "//"), _number(right, "//")
     if divisor == 0:
         raise OpError("division by zero")
@@ -279,21 +194,6 @@ def _exponent(size: Size) -> int:
     if size.known is None or not 0 <= size.known <= MAX_POWER:
         raise OpError(f"a power of a size is a whole number from 0 to {MAX_POWER}, found {size}")
     return size.known
-
-
-def _power(size: Size, power: int) -> Size:
-    result = Size.constant(1)
-    for _ in range(abs(power)):
-        result = result * size
-    return result if power >= 0 else Size.constant(1) / result
-
-
-def _as_size(value: Size | int) -> Size:
-    return value if isinstance(value, Size) else Size.constant(value)
-
-
-def _names(terms: Terms) -> frozenset[str]:
-    return frozenset(name for monomial, _ in terms for name, _ in monomial)
 
 
 def _decimal(number: Fraction) -> str:

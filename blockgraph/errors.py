@@ -11,7 +11,9 @@ from difflib import get_close_matches
 
 MAX_PROBLEMS = 100  # more than anybody reads at once
 MAX_MESSAGE = 500  # characters
-CLOSE = 0.5  # share of letters in common from which a name counts as a near miss; `lm` for `ln` is just that
+CLOSE, CLOSE_SHORT = 0.6, 0.5  # share of letters in common from which a name counts as a near miss
+SHORT = 4  # letters; `lm` for `ln` shares just half of them
+MAX_NAMES = 1000  # that a word is compared with
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,18 @@ class Problems:
 
 def closest(word: str, known: Iterable[str]) -> str:
     """The known name that `word` was probably meant to be; empty when none is close."""
-    return next(iter(get_close_matches(word, sorted(known), n=1, cutoff=CLOSE)), "")
+    names = _likely(word, sorted(known))
+    close = get_close_matches(word, names, n=1, cutoff=CLOSE_SHORT if len(word) <= SHORT else CLOSE)
+    longer = (name for name in names if len(name) > 2 and word.startswith(name))
+    return next(iter(close), "") or max(longer, key=len, default="")
+
+
+def _likely(word: str, names: list[str]) -> list[str]:
+    """All names, or of very many those of about the word's length that begin or end like it."""
+    if len(names) <= MAX_NAMES:
+        return names
+    alike = (name for name in names if abs(len(name) - len(word)) <= 2)
+    return [name for name in alike if name[:1] == word[:1] or name[-1:] == word[-1:]][:MAX_NAMES]
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:

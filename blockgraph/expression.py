@@ -38,7 +38,8 @@ def parse_expression(text: str | int | float) -> ast.expr:
 
 def names_in(tree: ast.expr) -> frozenset[str]:
     """Names of the dims that an expression mentions."""
-    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name)) - frozenset(FUNCTIONS)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called)
 
 
 def literal(node: ast.Constant) -> int | float:
@@ -119,7 +120,7 @@ def _check_grammar(node: ast.expr, text: str) -> None:
 
 def _check_count(name: str, count: int) -> None:
     single = name in ("sqrt", "log")
-    if count != 1 and (single or count < 2):
+    if count != 1 if single else count < 2:
         raise OpError(f"{name} takes {'one number' if single else 'two or more numbers'}, found {count}")
 
 

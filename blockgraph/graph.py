@@ -130,16 +130,18 @@ def dependencies(graph: Graph) -> "nx.DiGraph[str]":
     """Nodes and what each needs first.
 
     Reading a parameter of another node needs the inputs of that node, because they decide the parameter's shape.
+    A value from a node that the graph does not have, as in a graph that is at fault, needs nothing.
     """
     needs: nx.DiGraph[str] = nx.DiGraph()
     needs.add_nodes_from(graph.nodes)
     for node in graph.nodes.values():
         for ref in node.inputs.values():
-            if ref.kind == "node" and ref != LOST:
+            owner = graph.nodes.get(ref.owner) if ref.kind != "input" else None
+            if owner is not None and ref.kind == "node":
                 needs.add_edge(ref.owner, node.path)
-            elif ref.kind == "param":
-                before = graph.nodes[ref.owner].data().values()
-                needs.add_edges_from((r.owner, node.path) for r in before if r.kind == "node" and r != LOST)
+            elif owner is not None:
+                before = (r.owner for r in owner.data().values() if r.kind == "node" and r.owner in graph.nodes)
+                needs.add_edges_from((path, node.path) for path in before)
     return needs
 
 

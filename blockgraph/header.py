@@ -79,11 +79,12 @@ def _structure(tree: Mapping) -> Mapping:
     return replace(tree, items=items)
 
 
-def read_dims(header: Header, tree: Mapping, given: Table[str, int], problems: Problems) -> Dims:
-    """The dims in the order of the text; `given` values take the place of what the text says."""
+def read_dims(header: Header, tree: Mapping, given: Table[str, int | None], problems: Problems) -> Dims:
+    """The dims in the order of the text; `given` values take the place of what the text says, None a faulty one."""
     sizes = {name: Size.symbol(name) for name in RUNTIME}
     sizes |= {name: Size.symbol(name, given[name]) for name in ("n_layers",) if name in given}
-    dims = Dims(sizes, layered=header.kind == "block")
+    broken, later = {name for name, value in given.items() if value is None}, set(header.dims)
+    dims = Dims(sizes, broken, later, layered=header.kind == "block")
     body = tree.items.get("dims")
     for name, text in header.dims.items():
         assert isinstance(body, Mapping)
@@ -91,20 +92,25 @@ def read_dims(header: Header, tree: Mapping, given: Table[str, int], problems: P
             problems.add(f"'{name}' is bound when the model runs, so a spec does not set it", body.keys[name])
             continue
         check_name(name, "the dim", body.keys[name], problems)
-        dims = _with_dim(dims, name, given.get(name, text), body.items[name].place, problems)
+        later.discard(name)
+        size = _dim(dims, name, given.get(name, text), body.items[name].place, problems) if name not in broken else None
+        if size is None:
+            broken.add(name)
+        else:
+            sizes[name] = size
     return dims
 
 
-def _with_dim(dims: Dims, name: str, text: Any, place: Place, problems: Problems) -> Dims:
+def _dim(dims: Dims, name: str, text: Any, place: Place, problems: Problems) -> Size | None:
     if text is None:
-        return replace(dims, sizes={**dims.sizes, name: Size.symbol(name)})
+        return Size.symbol(name)
     try:
         size = dims.size(text)
     except OpError as error:
         if not isinstance(error, Told):
             problems.add(f"dim {name}: {error}", place)
-        return replace(dims, broken=dims.broken | {name})
-    return replace(dims, sizes={**dims.sizes, name: size if size.names else Size.symbol(name, size.known)})
+        return None
+    return size if size.names else Size.symbol(name, size.known)
 
 
 def read_inputs(

@@ -1,22 +1,17 @@
 """The blocks that stacks hold: which one each layer is, and where its text is found."""
 
-import re
 from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-from blockgraph.dims import Size
 from blockgraph.errors import OpError, Place, Problems, SpecError, near_miss
 from blockgraph.graph import Graph
 from blockgraph.library import Library, is_path
 from blockgraph.schema import word
 from blockgraph.scope import Entry
-from blockgraph.syntax import Mapping, describe
+from blockgraph.syntax import Mapping, Scalar, Sequence, describe
 
 MAX_HOLDING = 4  # stacks inside blocks of stacks
-
-_INDEX = re.compile(r"-?[0-9]{1,6}")
 
 
 @dataclass(frozen=True)
@@ -42,19 +37,9 @@ class Found:
     graph: Graph | None = None
 
 
-@runtime_checkable
-class Indexed(Protocol):
-    """An op that runs blocks and gives single layers another one."""
-
-    repeat: Size
-    at: Table[str, str]
-
-
 def layer_names(entry: Entry, problems: Problems) -> tuple[str, ...]:
     """The block of every layer, by name; empty with problems where the op's fields do not say."""
     assert entry.op is not None
-    if isinstance(entry.op, Indexed) and not _indices_fit(entry, entry.op, problems):
-        return ()
     try:
         return entry.op.layers()
     except OpError as error:
@@ -62,20 +47,22 @@ def layer_names(entry: Entry, problems: Problems) -> tuple[str, ...]:
         return ()
 
 
-def _indices_fit(entry: Entry, op: Indexed, problems: Problems) -> bool:
-    """Whether every index of `at` is a layer of its own."""
-    count, known = op.repeat.known or 0, len(problems.found)
-    body = entry.text.items.get("at")
-    seen: dict[int, str] = {}
-    for key, place in body.keys.items() if isinstance(body, Mapping) else ():
-        index = int(key) if _INDEX.fullmatch(key) else count
-        if not -count <= index < count:
-            hint = f"layers are 0 to {count - 1}, or -1 to -{count} from the end"
-            problems.add(f"{entry.label}: at: there is no layer {key}", place, hint)
-        elif index % count in seen:
-            problems.add(f"{entry.label}: at: {key} is the same layer as {seen[index % count]}", place)
-        seen[index % count] = key
-    return len(problems.found) == known
+def tell_unknown_shares(entry: Entry, problems: Problems) -> None:
+    """A problem for every path that layers are to share and that leads to no node or group of each block."""
+    assert entry.op is not None
+    for path in entry.op.sharing():
+        for block in entry.blocks:
+            known = {*block.groups, *(node.path for node in block.nodes.values() if not node.on_port)}
+            if path not in known:
+                told = f"{entry.label}: '{path}' is no node or group of the block {block.name}"
+                problems.add(told, _place_of(path, entry), near_miss(path, known))
+
+
+def _place_of(word: str, entry: Entry) -> Place:
+    """Where a word stands among the values of a node's fields."""
+    lists = [value.items for value in entry.text.items.values() if isinstance(value, Sequence)]
+    words = [item for items in lists for item in items if isinstance(item, Scalar)]
+    return next((item.place for item in words if item.raw == word), entry.place)
 
 
 @dataclass
@@ -138,7 +125,8 @@ class Shelf:
         """A block's name in a whole text: as it was asked for, or a word of its own where a slot gives a path."""
         if asked == slot.block or not is_path(slot.block):
             return slot.block
-        taken = {found.name for found in self.found.values() if found.identity != identity} | set(self.own_slots().items)
+        others = {found.name for found in self.found.values() if found.identity != identity}
+        taken = {*others, *self.own_slots().items}
         stem = Path(slot.block).stem
         return next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, len(taken) + 3))) if name not in taken)
 

@@ -57,7 +57,7 @@ class Library:
         if os.path.isfile(path):
             return path
         if is_path(name):
-            problems.add(f"there is no file '{name}'", place, _like_path(path))
+            problems.add(f"there is no file '{name}'", place, _like_path(name, path.parent))
             return None
         known = shipped()
         if name not in known:
@@ -65,9 +65,9 @@ class Library:
         return known.get(name)
 
 
-def _like_path(path: Path) -> str:
-    siblings = [sibling.name for sibling in path.parent.glob("*.y*ml")] if os.path.isdir(path.parent) else []
-    return near_miss(path.name, siblings) or near_miss(path.stem, shipped())
+def _like_path(name: str, folder: Path) -> str:
+    siblings = [sibling.name for sibling in folder.glob("*.y*ml")] if os.path.isdir(folder) else []
+    return near_miss(Path(name).name, siblings) or near_miss(Path(name).stem, shipped())
 
 
 def _like_name(name: str, known: list[str], folder: Path) -> str:

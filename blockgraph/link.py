@@ -10,7 +10,7 @@ from blockgraph.dims import Dims
 from blockgraph.errors import Place, Problems, Told
 from blockgraph.graph import LOST, Graph, Group, Node, Ref
 from blockgraph.header import Header, read_dims, read_header, read_inputs
-from blockgraph.holding import Shelf, Slot, layer_names
+from blockgraph.holding import Shelf, Slot, layer_names, tell_unknown_shares
 from blockgraph.library import Library
 from blockgraph.members import Members
 from blockgraph.names import check_name
@@ -39,16 +39,17 @@ class Faulty(Op):
 class Linker:
     """What linking needs around a text: the op table, the library, and what is set for it from outside.
 
-    `slots` and `given` are what is set for it, `used` collects the dims that can be set, `chain` are the texts around
-    this one.
+    `slots` and `given` are what is set for it, `used` collects the dims that can be set and `lost` the blocks whose
+    dims are not known, `chain` are the texts around this one.
     """
 
     ops: Table[str, type[Op]]
     library: Library
     problems: Problems
     slots: Table[str, Slot] = field(default_factory=dict)
-    given: Table[str, int] = field(default_factory=dict)
+    given: Table[str, int | None] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
     chain: tuple[object, ...] = ()
 
     def link(self, tree: Mapping, folder: Path) -> Graph | None:
@@ -80,11 +81,13 @@ class Linker:
             blocks = {name: self.block(name, entry, shelf, dims, len(names)) for name in dict.fromkeys(names)}
             linked = {name: block for name, block in blocks.items() if block is not None}
             if not names or len(linked) < len(blocks):
+                self.lost |= set(names)
                 entry.op = None
                 continue
             order = {name: index for index, name in enumerate(linked)}
             entry.blocks, entry.plan = tuple(linked.values()), tuple(order[name] for name in names)
             entry.outputs = tuple(dict.fromkeys(name for block in entry.blocks for name in block.outputs))
+            tell_unknown_shares(entry, self.problems)
             self.refuse_too_many(entry)
         if all(entry.op is not None for entry in root.entries()):
             shelf.tell_unused()
@@ -93,12 +96,13 @@ class Linker:
         """One block of a stack, linked with the dims of the spec around it."""
         found = shelf.find(name, entry)
         if found is None:
+            self.lost.add(name)
             return None
-        known = {key: size.known for key, size in dims.sizes.items() if size.known is not None}
-        given = {**self.given, **known, "n_layers": layers}
+        known = {name: size.known for name, size in dims.sizes.items() if size.known is not None}
+        given = {**self.given, **known, **dict.fromkeys(dims.broken), "n_layers": layers}
         inner = replace(self, slots={}, given=given, chain=(*self.chain, found.identity))
-        found.graph = inner.link(found.text, found.folder)
-        return found.graph
+        found.graph = graph = inner.link(found.text, found.folder)
+        return graph if graph is not None and _has_ends(graph) else None
 
     def refuse_too_many(self, entry: Entry) -> None:
         """A problem for a stack whose layers, with those of the stacks inside them, are more than can be built."""
@@ -107,6 +111,7 @@ class Linker:
         if total > MAX_LAYERS:
             told = f"holds {total:,} layers with those of the stacks inside it; {MAX_LAYERS:,} are the most"
             self.problems.add(f"{entry.label}: {told}", entry.place)
+            entry.op = None
 
     def wired(self, entry: Entry, members: Members, owned: Ref | None = None) -> Iterator[Node]:
         """The node of an entry, after the nodes that its weight ports hold; `owned` is the weight it stands on."""
@@ -152,6 +157,12 @@ class Linker:
         text |= {"blocks": blocks} if blocks else {}
         text.pop("sizes", None)
         return text
+
+
+def _has_ends(graph: Graph) -> bool:
+    """Whether all that comes in and goes out is known, at least by name."""
+    inputs = [name for name in graph.places if not name.startswith("outputs.")]
+    return len(graph.inputs) == len(inputs) and "?" not in graph.outputs
 
 
 def _holds(op: Op) -> bool:

@@ -38,7 +38,9 @@ def load(
     linker = Linker(ops, library, problems, slots, dims, chain=(path.resolve(),))
     graph = linker.link(tree, path.parent)
     if graph is not None:
-        chosen.tell_unknown(settings, linker.used)
+        chosen.tell_unfit()
+        if not linker.lost:
+            chosen.tell_unknown(settings, linker.used)
         graph = check(graph, problems)
     problems.stop_if_any()
     assert graph is not None

@@ -39,11 +39,11 @@ class Members:
         body = tree.items["nodes"]
         if not isinstance(body, Mapping) or not body.items:
             about = f"{scope.path}: " if scope.path else ""
-            found = "none" if isinstance(body, Mapping) else describe(body)
-            self.problems.add(f"{about}'nodes' holds at least one `name: {{op: ...}}`, found {found}", body.place)
+            found = "" if isinstance(body, Mapping) else f", found {describe(body)}"
+            self.problems.add(f"{about}'nodes' holds at least one `name: {{op: ...}}`{found}", body.place)
             return
         for name, text in body.items.items():
-            check_name(name, "the name", body.keys[name], self.problems)
+            check_name(name, "the name", body.keys[name], self.problems, module=True)
             above = scope.members[name] = self.member(scope, name, text, body.keys[name], above)
 
     def member(
@@ -54,7 +54,7 @@ class Members:
         if not isinstance(text, Mapping):
             hint = f"did you mean `{{op: {text.raw}}}`?" if isinstance(text, Scalar) and text.raw in self.ops else ""
             self.problems.add(f"{path}: a node is written `{{op: ...}}`, found {describe(text)}", text.place, hint)
-            return Entry(path, Mapping({}, {}, text.place), place, scope, home=path)
+            return Entry(path, Mapping({}, {}, text.place), place, scope, home=path, above=above)
         if "nodes" in text.items and "op" not in text.items:
             group = Scope(path, scope, self.title(text, path), place)
             self.refuse_unknown(text, path)

@@ -25,9 +25,14 @@ _MODULE = """
 MODULE_NAMES = frozenset(_MODULE.split())
 
 
-def check_name(name: str, what: str, place: Place, problems: Problems) -> bool:
-    """Whether `name` can be a node, a group, an input or a dim; a problem is added where it can not."""
+def check_name(name: str, what: str, place: Place, problems: Problems, *, module: bool = False) -> bool:
+    """Whether `name` can be an input, an output or a dim, or a node or a group, which become attributes of a `module`.
+
+    A problem is added where it can not.
+    """
     fault = _fault(name)
+    if not fault and module and name in MODULE_NAMES:
+        fault = "is a name of every torch module; choose another"
     if fault:
         problems.add(f"{what} '{name}' {fault}", place)
     return not fault
@@ -38,6 +43,6 @@ def _fault(name: str) -> str:
         return f"is not a word of up to {MAX_NAME} letters, digits and _ that begins with a letter"
     if "__" in name:
         return "holds a double underscore; write one"
-    if keyword.iskeyword(name) or name in _OWN:
+    if keyword.iskeyword(name) or keyword.iskeyword(name.capitalize()) or name in _OWN:
         return "is a word of Python or of the language; choose another"
-    return "is a name of every torch module; choose another" if name in MODULE_NAMES else ""
+    return ""

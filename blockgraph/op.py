@@ -183,9 +183,12 @@ class Pointwise(Op):
     """An op that maps every entry alone and leaves the shape as it is."""
 
     keeps_zero: ClassVar[bool] = False
+    masks_to_zero: ClassVar[bool] = False
 
     def infer(self, x: Type) -> Type:
-        """The input's type; weights that are zero ahead of the token stay so only where zero maps to zero."""
+        """The input's type; entries ahead of the token stay out only where zero, or minus infinity, maps to zero."""
+        if x.flow is Flow.MASKED and self.masks_to_zero:
+            return x.with_flow(Flow.WEIGHTS)
         kept = x.flow in (Flow.PAST, Flow.PAIRS, Flow.ALL) or (x.flow is Flow.WEIGHTS and self.keeps_zero)
         return x if kept else x.with_flow(Flow.PAIRS)
 

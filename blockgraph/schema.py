@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -67,13 +67,17 @@ def fill(
 
 @dataclass(frozen=True)
 class _Complaint:
-    """One of pydantic's complaints with the value it is about; `union` is the path of the union it is a branch of."""
+    """One of pydantic's complaints with the value it is about; `union` is the path of the union it is a branch of.
+
+    `wanted` is what would be right, where several branches would be.
+    """
 
     detail: Any
     value: Value
     key: Place | None
     trail: tuple[str, ...]
     union: tuple[str, ...] | None
+    wanted: str = ""
 
     @property
     def kind(self) -> str:
@@ -98,7 +102,7 @@ class _Complaint:
 
 
 def _meant(complaints: list[_Complaint]) -> list[_Complaint]:
-    """Without what follows from another: a key that is missing because it is misspelt, the other branches of a union."""
+    """Without what follows from others: a key that is missing because it is misspelt, other branches of a union."""
     unknown = {c.trail for c in complaints if c.kind == "extra_forbidden"}
     missing = {(*c.trail, c.detail["loc"][-1]) for c in complaints if c.kind == "missing"}
     near = {(*key[:-1], closest(key[-1], [m[-1] for m in missing if m[:-1] == key[:-1]])) for key in unknown}
@@ -107,7 +111,7 @@ def _meant(complaints: list[_Complaint]) -> list[_Complaint]:
     for complaint in rest:
         if complaint.union is not None:
             unions.setdefault(complaint.union, []).append(complaint)
-    return [c for c in rest if c.union is None or c in _branch(unions[c.union])]
+    return [*(c for c in rest if c.union is None), *(c for union in unions.values() for c in _branch(union))]
 
 
 def _branch(complaints: list[_Complaint]) -> list[_Complaint]:
@@ -116,7 +120,11 @@ def _branch(complaints: list[_Complaint]) -> list[_Complaint]:
     deep = [complaint for complaint in complaints if len(complaint.trail) == deepest]
     literals = [c for c in deep if c.kind == "literal_error"]
     spelt = [c for c in literals if closest(str(plain(c.value)), _options(c))]
-    return spelt or [c for c in deep if c not in literals][-1:] or literals
+    others = [c for c in deep if c.kind not in _KINDS and c not in literals]
+    if spelt or others:
+        return spelt or others[-1:]
+    words = [word for c in literals for word in _options(c)] + [_KINDS[c.kind] for c in deep if c not in literals]
+    return [replace(deep[-1], wanted=" or ".join(words))]
 
 
 def _told(kind: type[BaseModel], complaint: _Complaint, known: list[str]) -> tuple[str, str, Place]:
@@ -135,9 +143,11 @@ def _told(kind: type[BaseModel], complaint: _Complaint, known: list[str]) -> tup
             return f"{about}{describe(value)} is not known", hint, value.place
         case bound if bound in _BOUNDS:
             key, words = _BOUNDS[bound]
-            return f"{name} must be {words} {detail['ctx'][key]}, found {describe(value).strip(chr(39))}", "", value.place
+            found = describe(value).strip("'")
+            return f"{name} must be {words} {detail['ctx'][key]}, found {found}", "", value.place
         case wrong if wrong in _KINDS:
-            return f"{name or 'this'} must be {_KINDS[wrong]}, found {describe(value)}", _quoted(wrong, value), value.place
+            told = f"{name or 'this'} must be {complaint.wanted or _KINDS[wrong]}, found {describe(value)}"
+            return told, _quoted(wrong, value), value.place
     return f"{about}{detail['msg'].removeprefix('Value error, ')}", "", value.place
 
 

@@ -116,6 +116,8 @@ def value_of(member: Entry | Scope) -> Ref:
 
 def _look_up(name: str, scope: Scope | None) -> "Entry | Scope | str | None":
     while scope is not None:
+        if name in scope.members and name in scope.inputs:
+            raise Unresolved()  # told where the second is given
         if name in scope.members:
             return scope.members[name]
         if scope.parent is None and name in scope.inputs:

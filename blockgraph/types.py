@@ -12,6 +12,7 @@ Kind = Literal["float", "int"]
 
 TOKENS = Size.symbol("seq")  # the axis along which causality is proved
 _TOKEN_NAMES = TOKENS.names
+_TOKEN_NAMES = TOKENS.names
 
 
 class Flow(Enum):
@@ -56,13 +57,17 @@ class Type:
     def mixed(self) -> "Type":
         """The same value after an operation that mixes the entries of the last axis; raises `OpError` for token ids."""
         if self.kind == "int":
-            raise OpError("works on real numbers, and {} holds token ids", self)
+            raise OpError("works on real numbers, found {}", self)
         return self if self.flow is Flow.PAST and _TOKEN_NAMES.isdisjoint(self.last.names) else self.with_flow(Flow.ALL)
+
+    @property
+    def folded(self) -> bool:
+        """Whether tokens share an axis with something else."""
+        return any(size != TOKENS and not _TOKEN_NAMES.isdisjoint(size.names) for size in self.sizes)
 
     def settled(self) -> "Type":
         """The same value, known to be causal only while tokens have an axis of their own."""
-        folded = any(size != TOKENS and not _TOKEN_NAMES.isdisjoint(size.names) for size in self.sizes)
-        return self.with_flow(Flow.ALL) if folded and self.flow is Flow.PAST else self
+        return self.with_flow(Flow.ALL) if self.folded and self.flow is Flow.PAST else self
 
     def bind(self, sizes: Mapping[str, Size]) -> "Type":
         """The same value with run-time dims replaced."""

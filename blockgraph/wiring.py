@@ -33,9 +33,9 @@ class Wiring:
     def loose(self, entry: Entry) -> Inputs:
         """Every value that a line at fault seems to read, so that none of them counts as unused."""
         text = entry.text.items.get("in")
-        if text is None and entry.above is not None:
-            return {"above": self.of_above(entry)}
         read = {str(index): self.named(item, entry) for index, item in enumerate(_parts(text))}
+        if text is None and (entry.above is not None or len(entry.scope.root().inputs) == 1):
+            read = {"above": self.of_above(entry)}
         words = {key: value.raw for key, value in entry.text.items.items() if key != "in" and isinstance(value, Scalar)}
         return read | {key: ref for key, raw in words.items() if (ref := self.quietly(raw, entry)) is not None}
 
@@ -47,18 +47,19 @@ class Wiring:
         return {port: self.named(item, entry) for port, item in zip(ports, items, strict=False)}
 
     def by_port(self, entry: Entry, ports: tuple[str, ...], text: Mapping) -> Inputs:
-        """Values given by the names of the ports; a stack takes any name and carries it."""
+        """Values given by the names of the ports; a stack takes every name that one of its blocks reads."""
         inputs = {port: self.named(item, entry) for port, item in text.items.items()}
-        if entry.blocks:
-            return inputs
-        unknown = [port for port in inputs if port not in ports]
+        known = {name for block in entry.blocks for name in block.inputs} or set(ports)
+        unknown = [port for port in inputs if port not in known]
         for port in unknown:
-            hint = near_miss(port, ports) or (f"ports are {', '.join(ports)}" if ports else "it reads nothing")
+            hint = near_miss(port, known) or (f"ports are {', '.join(ports)}" if ports else "it reads nothing")
             self.fault(entry, f"no port is called '{port}'", text.keys[port], hint)
-        missing = [port for port in ports if port not in inputs]
+        missing = [port for port in ports if port not in inputs] if not entry.blocks else []
         for port in missing if not unknown else ():
             self.fault(entry, f"nothing is wired to the port '{port}'", text.place)
-        return inputs | dict.fromkeys(missing, LOST)
+        if unknown:
+            return inputs | {"?": LOST}
+        return inputs if entry.blocks else {port: inputs.get(port, LOST) for port in ports}
 
     def above(self, entry: Entry, ports: tuple[str, ...], many: bool) -> Inputs:
         """The node above, for an op that reads one value."""
@@ -67,22 +68,21 @@ class Wiring:
         if len(ports) != 1:
             self.fault(entry, f"reads {_values(ports) or 'two or more values'}; write `in: [..., ...]`", entry.place)
             return {"?": LOST}
-        inputs = entry.scope.root().inputs
-        if entry.above is None and len(inputs) == 1:
-            return {ports[0]: Ref("input", inputs[0])}
-        if entry.above is None:
-            self.fault(entry, "has no node above it to read; write `in: ...`", entry.place)
-            return {ports[0]: LOST}
         return {ports[0]: self.of_above(entry)}
 
     def of_above(self, entry: Entry) -> Ref:
-        """The value of the node above."""
-        assert entry.above is not None
+        """The value of the node above, or for the first node the one input."""
+        inputs = entry.scope.root().inputs
+        if entry.above is None and len(inputs) == 1:
+            return Ref("input", inputs[0])
         try:
+            if entry.above is None:
+                raise Unresolved("has no node above it to read; write `in: ...`")
             return value_of(entry.above)
         except Unresolved as error:
             if error.message:
-                self.fault(entry, f"the node above, {error.message}", entry.place)
+                of_node = "" if entry.above is None else "the node above, "
+                self.fault(entry, f"{of_node}{error.message}", entry.place)
             return LOST
 
     def named(self, text: Value, entry: Entry) -> Ref:

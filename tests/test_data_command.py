@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from runners import data_command
+from runners.cache import MODEL
 from runners.corpus import DataConfig, Source
 from runners.data_command import command
 from runners.shards import prepare
-from runners.tokenizer import MODEL, load
+from runners.tokenizer import load
 
 ROOT = str(Path(data_command.__file__).parents[1])
 
@@ -148,7 +149,7 @@ def test_token_shards_are_not_tokenised_again(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of the arguments --corpus --path --verify is required"),
+        ([], "one of the arguments --corpus --path --hub --verify is required"),
         (["--corpus", "sotu", "--path", "a"], "argument --path: not allowed with argument --corpus"),
         (["--corpus", "sotu", "--vocab", "12"], "argument --vocab: expected a whole number of at least 260, found 12"),
         (["--corpus", "sotu", "--held-out", "1"], "--held-out: expected a number from 0 to less than 1, found 1"),

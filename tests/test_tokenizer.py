@@ -3,8 +3,10 @@
 import io
 import json
 import random
+from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -14,8 +16,10 @@ from blockgraph.errors import Problems, SpecError
 from blockgraph.schema import fill
 from blockgraph.syntax import parse
 from runners import tokenizer as module
+from runners.cache import MODEL
 from runners.corpus import DataConfig, Source, Texts
-from runners.tokenizer import MODEL, SPACE_MARK, Tokenizer, TokenizerConfig, load, prepare
+from runners.documents import Document
+from runners.tokenizer import SPACE_MARK, Tokenizer, TokenizerConfig, load, prepare
 
 WORDS = ["the", "state", "of", "union", "is", "strong", "and", "our", "people", "have", "made", "progress", "since"]
 HARD = [
@@ -134,8 +138,8 @@ def test_a_model_is_trained_once_and_again_when_it_is_damaged(tmp_path: Path, mo
     kept.write_bytes(first.model_bytes[:-1])
     assert prepare(config, data, tmp_path / "cache", tmp_path).model_bytes == first.model_bytes
     assert len(runs) == 2
-    assert sorted(path.name for path in (tmp_path / "cache").rglob("*")) == sorted(
-        ["tokenizers", kept.parent.name, MODEL, "sha256"]
+    assert sorted(path.name for path in (tmp_path / "cache" / "tokenizers").rglob("*")) == sorted(
+        [kept.parent.name, MODEL, "sha256"]
     )
 
 
@@ -228,3 +232,32 @@ def test_a_bad_model_file_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(SpecError) as caught:
             load(tmp_path / name)
         assert str(caught.value) == f"{tmp_path}/{name}:1:1: error: {message}"
+
+
+@pytest.mark.parametrize(("vocab", "dtype"), [(2**16, "<u2"), (2**16 + 1, "<u4")])
+def test_two_bytes_hold_every_id_of_a_small_vocabulary(
+    ours: Tokenizer, monkeypatch: pytest.MonkeyPatch, vocab: int, dtype: str
+) -> None:
+    monkeypatch.setattr(ours, "vocab", vocab)
+    assert ours.dtype == dtype
+    assert np.iinfo(dtype).max >= vocab - 1
+
+
+def test_documents_come_back_in_order_with_an_end_behind_each(ours: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", 100)
+    given = [Document(str(number), text) for number, text in enumerate(HARD + texts(50))]
+    found = list(ours.encode_documents(given))
+    assert [document for document, _ in found] == given
+    assert [ids.tolist() for _, ids in found] == [[*ours.encode(document.text), ours.end] for document in given]
+    assert {ids.dtype.str for _, ids in found} == {"<u2"}
+
+
+def test_an_endless_stream_of_documents_is_read_only_a_little_ahead(
+    ours: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", 1)
+    numbers = count()
+    found = ours.encode_documents(Document("", f"number {number}") for number in numbers)
+    assert len([next(found) for _ in range(10)]) == 10
+    found.close()
+    assert next(numbers) <= 10 + module.BATCHES + 1

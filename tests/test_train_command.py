@@ -198,11 +198,15 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(tmp_path, tiny, capfd, o
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_block_alone_is_not_trained(tmp_path, tiny, capfd):
+    assert train(tiny, tmp_path / "run", "model=qk_norm", "set={}") == 1
+    told = "'qk_norm' is a block, not a model; give it to a slot: set.block"
+    assert capfd.readouterr().err == f"<command line>: error: {told}\n"
+
+
 def test_a_missing_run_file_is_told(tmp_path, capfd):
     assert train(tmp_path / "none.yaml", tmp_path / "run") == 1
-    assert (
-        capfd.readouterr().err == f"{tmp_path}/none.yaml: error: cannot read the file: No such file or directory\n"
-    )
+    assert capfd.readouterr().err == f"{tmp_path}/none.yaml: error: cannot read the file: No such file or directory\n"
 
 
 @pytest.mark.parametrize("words", [[], ["run.yaml", "lr"], ["run.yaml", "--outt", "x"]])

@@ -185,6 +185,15 @@ def test_a_damaged_checkpoint_is_named_on_stderr_and_the_one_before_is_used(
     assert_same(out, straight())
 
 
+def test_a_resumed_run_diverges_at_the_step_of_an_undisturbed_one(tmp_path, tiny, monkeypatch):
+    out, rule = tmp_path / "run", ("train.diverged.loss_above=1", "train.diverged.window=8")
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, interrupt)
+        assert train(tiny, out, *rule) == 75
+    assert train(tiny, out, *rule) == 71
+    assert series(out)[-1]["step"] == 8
+
+
 def test_a_torn_row_is_repaired(tmp_path, tiny, straight, monkeypatch):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:

@@ -12,6 +12,7 @@ class Relu(Pointwise):
     style: ClassVar = Style("activation", "ReLU")
     example: ClassVar = "act: {op: relu, in: x}"
     keeps_zero: ClassVar = True
+    masks_to_zero: ClassVar = True
 
     def lower(self, site: Site, x: str) -> str:
         """Plain torch."""

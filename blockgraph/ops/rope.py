@@ -14,7 +14,8 @@ from blockgraph.types import TOKENS, Type
 class Rope(Op):
     """Rotates pairs (a, b) of features by `t * base**(-2i/K)`: `(a cos - b sin, a sin + b cos)`, in fp32.
 
-    [..., seq, K] -> [..., seq, K] at positions t = 0, 1, ...; i counts the pairs. `half` pairs the first half with the second, `interleaved` pairs neighbours.
+    [..., seq, K] -> [..., seq, K]; t is the position from 0 on, i counts the pairs. `half` pairs the first half with
+    the second, `interleaved` pairs neighbours.
     """
 
     name: ClassVar = "rope"

@@ -28,7 +28,7 @@ class SoftCap(Op):
         """The input's type; a masked input would leak, because the cap turns minus infinity into minus cap."""
         if x.flow is Flow.MASKED:
             raise OpError(f"a cap after the mask turns -inf into -{self.cap}, so masked keys leak; cap before the mask")
-        return x if x.flow is not Flow.WEIGHTS else x.with_flow(Flow.PAIRS)
+        return x
 
     def lower(self, site: Site, x: str) -> str:
         """The tanh in fp32."""

@@ -13,6 +13,7 @@ class SquaredRelu(Pointwise):
     paper: ClassVar = "https://arxiv.org/abs/2109.08668"
     example: ClassVar = "act: {op: squared_relu, in: x}"
     keeps_zero: ClassVar = True
+    masks_to_zero: ClassVar = True
 
     def lower(self, site: Site, x: str) -> str:
         """Plain torch."""

@@ -279,7 +279,7 @@ INSIDE: dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]] = {
     "ln: {op: layer_norm, in: x}": (FAR, lambda x: (x - mean(x)) / (mean((x - mean(x)).square()) + 1e-5).sqrt()),
     "ln: {op: rms_norm, in: x}": (FAR, lambda x: x / (mean(x.square()) + 1e-5).sqrt()),
     "ln: {op: rms_norm, in: x, gain: 1+w, init: 0.001}": (FAR, lambda x: x / mean(x.square()).sqrt() * 1.001),
-    "ln: {op: l2_norm, in: x, gain: none}": (FAR, lambda x: x / (24 * mean(x.square())).sqrt()),
+    "ln: {op: l2_norm, in: x, gain: none}": (FAR * 0.37, lambda x: x / (24 * mean(x.square())).sqrt()),
     "cap: {op: soft_cap, in: x, cap: 50}": (FAR / 8, lambda x: 50 * torch.tanh(x / 50)),
     "softmax: {op: softmax, in: x}": (FAR / 64, lambda x: x.exp() / (24 * mean(x.exp()))),
     "clip: {op: soft_clip, in: x}": (FAR / 9000, lambda x: ((1.03 + 0.03) * x - 0.03).clamp(0, 1)),
@@ -297,6 +297,6 @@ def test_norms_caps_and_softmax_compute_in_fp32(text: str, monkeypatch: pytest.M
     x = value.bfloat16()
     exact, inside_bf16, found = formula(x.double()), formula(x), compiled(text)(x)
     assert found.dtype == inside_bf16.dtype == torch.bfloat16
-    rounding = 1.05 * 2**-9 * exact.abs() + 1e-6  # half of the last bit: nothing but the output is rounded
+    rounding = 1.02 * 2**-8 * exact.abs() + 1e-6  # half of the last bit: nothing but the output is rounded
     assert ((found - exact).abs() <= rounding).all()
     assert ((inside_bf16 - exact).abs() > rounding).any()

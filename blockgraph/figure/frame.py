@@ -1,0 +1,268 @@
+"""The common frame of several pictures: one row for each slot, so that the same node stands at the same place."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import networkx as nx
+
+from blockgraph.figure.flat import Cluster
+from blockgraph.figure.picture import Item, Link, Picture
+
+Key = tuple[str, str, str, str]
+Edge = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The union of pictures: every slot with its row, counted from the input upward, and the finest links.
+
+    A link that another picture runs through further nodes has that path in `via`: baseline's `qkv -> rope_q` goes
+    through the place of `ln_q`. `where` holds the pictures that show a link, and `gone` what the first picture shows as
+    removed. A cluster spans from its bottom row to its top row, which hold nothing else of it.
+    """
+
+    items: Mapping[str, Item]
+    links: tuple[Link, ...]
+    clusters: Mapping[str, Cluster]
+    rows: Mapping[str, int]
+    spans: Mapping[str, tuple[int, int]]
+    sides: Mapping[str, str]
+    via: Mapping[Key, tuple[Key, ...]]
+    where: Mapping[Key, frozenset[int]]
+    gone: frozenset[Key] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    def around(self, slot: str) -> tuple[str, ...]:
+        """Clusters round an item or a cluster, outermost first."""
+        found: list[str] = []
+        above = self.items[slot].cluster if slot in self.items else self.clusters[slot].parent
+        while above:
+            found.insert(0, above)
+            above = self.clusters[above].parent
+        return tuple(found)
+
+    def finest(self, key: Key) -> tuple[Key, ...]:
+        """The links of the frame that a link of a picture runs along."""
+        path = self.via.get(key)
+        return tuple(fine for step in path for fine in self.finest(step)) if path else (key,)
+
+    @cached_property
+    def height(self) -> int:
+        """Number of rows."""
+        return 1 + max([*self.rows.values(), *(top for _, top in self.spans.values())])
+
+
+def frame(pictures: Sequence[Picture]) -> Frame:
+    """The frame that all pictures fit into; raises `nx.NetworkXUnfeasible` when they order their nodes differently."""
+    items = _widest(item for picture in pictures for item in picture.items.values())
+    clusters = {slot: cluster for picture in reversed(pictures) for slot, cluster in picture.clusters.items()}
+    via = {key: path for picture in pictures for key, path in _detours(picture, pictures)}
+    links = _finest(pictures, via)
+    sides = _sides(items, links)
+    order = _order(items, links, sides)
+    kept, notes = _convex(items, clusters, links, sides, order)
+    items = {slot: replace(item, cluster=_standing(item.cluster, clusters, kept)) for slot, item in items.items()}
+    kept = {slot: replace(c, parent=_standing(c.parent, clusters, kept)) for slot, c in kept.items()}
+    order = _bounded(order, items, kept, links, sides)
+    rows, spans = _rows(order, items, kept)
+    rows |= {slot: rows[_owner(slot, sides)] for slot in sides}
+    where = _where(pictures)
+    gone = frozenset(link.key for link in pictures[0].links if link.status == "removed")
+    return Frame(items, links, kept, rows, spans, sides, via, where, gone, notes)
+
+
+def _widest(items: Iterable[Item]) -> dict[str, Item]:
+    widest: dict[str, Item] = {}
+    for item in items:
+        if item.slot not in widest or item.width > widest[item.slot].width:
+            widest[item.slot] = item
+    return widest
+
+
+def _detours(picture: Picture, pictures: Sequence[Picture]) -> Iterator[tuple[Key, tuple[Key, ...]]]:
+    """Links that another picture runs through nodes that this one lacks, with that path."""
+    for other in pictures:
+        if other is picture:
+            continue
+        after: dict[str, list[Link]] = {}
+        for link in other.links:
+            after.setdefault(link.tail, []).append(link)
+        for link in picture.links:
+            paths = [path for first in after.get(link.tail, ()) if first.port == link.port
+                     for path in _paths(first, link, after, picture)]  # fmt: skip
+            if paths:
+                yield link.key, max(paths, key=len)
+
+
+def _paths(step: Link, link: Link, after: Mapping[str, list[Link]], picture: Picture) -> Iterator[tuple[Key, ...]]:
+    """Paths from `step` to the end of `link` through slots that the picture does not have."""
+    pending: list[tuple[Link, tuple[Key, ...]]] = [(step, ())]
+    while pending:
+        step, before = pending.pop()
+        path = (*before, step.key)
+        if before and (step.head, step.into) == (link.head, link.into):
+            yield path
+        elif step.head not in picture.items:
+            pending += [(following, path) for following in after.get(step.head, ())]
+
+
+def _finest(pictures: Sequence[Picture], via: Mapping[Key, object]) -> tuple[Link, ...]:
+    links: dict[Key, Link] = {}
+    for picture in pictures:
+        for link in picture.links:
+            if link.key not in via and len(link.text) >= len(links.get(link.key, link).text):
+                links[link.key] = link
+    return tuple(links.values())
+
+
+def _where(pictures: Sequence[Picture]) -> dict[Key, frozenset[int]]:
+    where: dict[Key, frozenset[int]] = {}
+    for index, picture in enumerate(pictures):
+        for link in picture.links:
+            where[link.key] = where.get(link.key, frozenset()) | {index}
+    return where
+
+
+def _sides(items: Mapping[str, Item], links: Iterable[Link]) -> dict[str, str]:
+    """Items that no input reaches, weights above all, with the item beside which they stand."""
+    after: nx.DiGraph[str] = nx.DiGraph()
+    after.add_nodes_from(items)
+    after.add_edges_from((link.tail, link.head) for link in links if not link.tied)
+    fed = {slot for slot, item in items.items() if item.kind == "input"}
+    fed |= set().union(*(nx.descendants(after, slot) for slot in sorted(fed)))
+    sides: dict[str, str] = {}
+    for link in links:
+        if link.tail not in fed and link.tail not in sides and not link.tied and _room(link, items, sides, fed):
+            sides[link.tail] = link.head
+    return {slot: owner for slot, owner in sides.items() if _reaches(slot, sides, fed)}
+
+
+def _room(link: Link, items: Mapping[str, Item], sides: Mapping[str, str], fed: set[str]) -> bool:
+    """Whether there is none beside the head yet; a weight stands in its owner's cluster."""
+    alike = items[link.tail].cluster == items[link.head].cluster
+    return alike and link.head not in sides.values() and items[link.head].kind != "output"
+
+
+def _reaches(slot: str, sides: Mapping[str, str], fed: set[str]) -> bool:
+    seen = {slot}
+    while slot in sides and sides[slot] not in seen:
+        slot = sides[slot]
+        seen.add(slot)
+    return slot in fed
+
+
+def _owner(slot: str, sides: Mapping[str, str]) -> str:
+    while slot in sides:
+        slot = sides[slot]
+    return slot
+
+
+def _order(items: Mapping[str, Item], links: Iterable[Link], sides: Mapping[str, str]) -> "nx.DiGraph[str]":
+    """Which item stands below which."""
+    order: nx.DiGraph[str] = nx.DiGraph()
+    order.add_nodes_from(slot for slot in items if slot not in sides)
+    order.add_edges_from(_flow(links, sides))
+    if not nx.is_directed_acyclic_graph(order):
+        raise nx.NetworkXUnfeasible("the pictures order their nodes differently")
+    return order
+
+
+def _flow(links: Iterable[Link], sides: Mapping[str, str]) -> list[Edge]:
+    return [(e.tail, e.head) for e in links if not e.tied and e.tail not in sides and e.head not in sides]
+
+
+def _convex(
+    items: Mapping[str, Item], clusters: Mapping[str, Cluster], links: Sequence[Link], sides: Mapping[str, str],
+    order: "nx.DiGraph[str]",
+) -> tuple[dict[str, Cluster], tuple[str, ...]]:  # fmt: skip
+    """The clusters that can be framed: no path leaves one and comes back."""
+    kept: dict[str, Cluster] = {}
+    for slot, cluster in clusters.items():
+        members = {s: replace(i, cluster=_standing(i.cluster, clusters, {**kept, slot: cluster}))
+                   for s, i in items.items()}  # fmt: skip
+        trial = {**kept, slot: replace(cluster, parent=_standing(cluster.parent, clusters, kept))}
+        if nx.is_directed_acyclic_graph(_bounded(order, members, trial, links, sides)):
+            kept[slot] = cluster
+    left_out = tuple(f"no frame round {clusters[slot].title}: a path leaves it and comes back"
+                     for slot in clusters if slot not in kept and any(i.cluster == slot for i in items.values()))
+    return {slot: cluster for slot, cluster in kept.items() if _used(slot, clusters, items)}, left_out
+
+
+def _used(slot: str, clusters: Mapping[str, Cluster], items: Mapping[str, Item]) -> bool:
+    return any(slot == inner or slot in _parents(inner, clusters) for inner in {i.cluster for i in items.values()})
+
+
+def _parents(slot: str, clusters: Mapping[str, Cluster]) -> Iterator[str]:
+    while slot:
+        yield slot
+        slot = clusters[slot].parent
+
+
+def _standing(slot: str, clusters: Mapping[str, Cluster], kept: Mapping[str, Cluster]) -> str:
+    """The innermost framed cluster round a place."""
+    return next((s for s in _parents(slot, clusters) if s in kept), "")
+
+
+def _bounded(
+    order: "nx.DiGraph[str]", items: Mapping[str, Item], clusters: Mapping[str, Cluster], links: Iterable[Link],
+    sides: Mapping[str, str],
+) -> "nx.DiGraph[str]":  # fmt: skip
+    """The order with a bottom and a top for each cluster, below and above all that it holds."""
+    bounded = order.copy()
+    for slot, cluster in clusters.items():
+        bounded.add_edge(_bottom(slot), _top(slot))
+        if cluster.parent:
+            bounded.add_edges_from([(_bottom(cluster.parent), _bottom(slot)), (_top(slot), _top(cluster.parent))])
+    for slot, item in items.items():
+        if item.cluster and slot not in sides:
+            bounded.add_edges_from([(_bottom(item.cluster), slot), (slot, _top(item.cluster))])
+    for tail, head in _flow(links, sides):
+        left, entered = _parents(items[tail].cluster, clusters), [*_parents(items[head].cluster, clusters)]
+        out = [*_parents(items[tail].cluster, clusters)]
+        steps = [_top(s) for s in left if s not in entered] + [_bottom(s) for s in reversed(entered) if s not in out]
+        path = [tail, *steps, head]
+        bounded.add_edges_from(zip(path, path[1:], strict=False))
+    return bounded
+
+
+def _bottom(cluster: str) -> str:
+    return f"{cluster}\n0"  # no slot holds a line break
+
+
+def _top(cluster: str) -> str:
+    return f"{cluster}\n1"
+
+
+def _rows(
+    order: "nx.DiGraph[str]", items: Mapping[str, Item], clusters: Mapping[str, Cluster]
+) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
+    """Rows by longest path; outputs share the last one, and inputs the first."""
+    sequence = list(nx.lexicographical_topological_sort(order))
+    rows: dict[str, int] = {}
+    for name in sequence:
+        rows[name] = max((rows[before] + 1 for before in order.predecessors(name)), default=0)
+    last = max(rows.values())
+    for name in reversed(sequence):
+        if name in items and items[name].kind == "output":
+            rows[name] = last
+        elif name in items and items[name].kind != "input":
+            rows[name] = _beside_its_like(name, rows, order, items)
+    used = {row: index for index, row in enumerate(sorted(set(rows.values())))}
+    rows = {name: used[row] for name, row in rows.items()}
+    spans = {slot: (rows[_bottom(slot)], rows[_top(slot)]) for slot in clusters}
+    return {slot: row for slot, row in rows.items() if slot in items}, spans
+
+
+def _beside_its_like(name: str, rows: Mapping[str, int], order: "nx.DiGraph[str]", items: Mapping[str, Item]) -> int:
+    """The row of a node that could stand higher: that of a node of its kind, such as the other RoPE, or its own.
+
+    A node that reads nothing stands right below the first that reads it.
+    """
+    row, bound = rows[name], min((rows[after] for after in order.successors(name)), default=rows[name] + 1)
+    if bound <= row + 1:
+        return row
+    if not any(before in items for before in order.predecessors(name)):
+        return bound - 1
+    alike = {rows[s] for s, item in items.items() if s != name and s in rows and item.kind == items[name].kind}
+    return next((candidate for candidate in range(row, bound) if candidate in alike), row)

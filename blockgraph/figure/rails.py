@@ -1,0 +1,92 @@
+"""Rails beside a level's columns: residual connections, side inputs and shared weights, nested ones further out."""
+
+from collections.abc import Collection, Mapping
+
+import networkx as nx
+
+from blockgraph.figure.lanes import RAIL, Column, left_of, right_of
+from blockgraph.figure.levels import Hop, Level
+
+RIGHT, LEFT = 1, -1
+
+
+def choose(level: Level, residual: Collection[str]) -> dict[Hop, int]:
+    """The hops that run on rails, with the side: residuals and side inputs right, shared weights left."""
+    flow = [hop for hop, road in level.roads.items() if not road.tied]
+    graph: nx.DiGraph[str] = nx.DiGraph((hop.tail, hop.head) for hop in flow)
+    below = {vertex: nx.ancestors(graph, vertex) for vertex in graph if vertex in residual}
+    chosen = {hop: LEFT for hop, road in level.roads.items() if road.tied}
+    chosen |= {hop: RIGHT for hop in flow if _far(level, hop) and _bypasses(hop, flow, graph, below)}
+    rest: nx.DiGraph[str] = nx.DiGraph((hop.tail, hop.head) for hop in flow if hop not in chosen)
+    return chosen | {hop: RIGHT for hop in _side_streams(level, rest, [h for h in flow if h not in chosen])}
+
+
+def _far(level: Level, hop: Hop) -> bool:
+    return level.rows[hop.head][0] - level.rows[hop.tail][1] > 1
+
+
+def _bypasses(hop: Hop, flow: list[Hop], graph: "nx.DiGraph[str]", below: Mapping[str, set[str]]) -> bool:
+    """Whether it meets, at a sum, a longer path from where it began."""
+    others = (other.tail for other in flow if other.head == hop.head and other.tail != hop.tail)
+    return hop.head in below and any(hop.tail in nx.ancestors(graph, other) for other in others)
+
+
+def _side_streams(level: Level, graph: "nx.DiGraph[str]", flow: list[Hop]) -> list[Hop]:
+    """Far hops from inputs besides the main one to places that it reaches, and likewise to outputs."""
+    chosen = []
+    for forth, ends in ((True, [v for v in graph if not graph.in_degree(v)]),
+                        (False, [v for v in graph if not graph.out_degree(v)])):  # fmt: skip
+        if not ends:
+            continue
+        reached = {end: (nx.descendants if forth else nx.ancestors)(graph, end) for end in ends}
+        main = max(ends, key=lambda end: len(reached[end]))
+        chosen += [
+            hop for hop in flow
+            if (end := hop.tail if forth else hop.head) in reached and end != main
+            and (hop.head if forth else hop.tail) in reached[main] and _far(level, hop)
+        ]  # fmt: skip
+    return chosen
+
+
+def place(level: Level, column: Column, chosen: Mapping[Hop, int]) -> None:
+    """Give every rail its lane; a terminal or input that only rails use stands on the first of them."""
+    for side in (RIGHT, LEFT):
+        rails = sorted((hop for hop in chosen if chosen[hop] == side), key=lambda hop: _length(level, hop))
+        depth: dict[Hop, int] = {}
+        for hop in rails:
+            within = [depth[other] + 1 for other in depth if _overlap(level, hop, other)]
+            depth[hop] = max(within, default=0)
+        _spread(level, column, depth, side)
+    for hop in chosen:
+        for vertex in (hop.tail, hop.head):
+            if vertex not in column.x:
+                column.x[vertex] = column.lanes[hop]
+                low, high = level.rows[vertex]
+                column.spans.append((low, high, column.lanes[hop] - 24, column.lanes[hop] + 24))
+
+
+def _spread(level: Level, column: Column, depth: Mapping[Hop, int], side: int) -> None:
+    """Rails of one depth on one line, clear of everything beside which any of them runs."""
+    for index in sorted(set(depth.values())):
+        rails = [hop for hop in depth if depth[hop] == index]
+        reach = (right_of if side == RIGHT else left_of)
+        lane = side * max(abs(reach(column.spans, *_rows(level, hop))) for hop in rails) + side * RAIL
+        for hop in rails:
+            column.lanes[hop] = lane
+            column.spans.append((*_rows(level, hop), min(lane - 4, 0), max(lane + 4, 0)))
+
+
+def _rows(level: Level, hop: Hop) -> tuple[int, int]:
+    """First and last row that a rail passes."""
+    (low, below), (high, above) = level.rows[hop.tail], level.rows[hop.head]
+    return (below + 1, above) if high > low else (high, below)
+
+
+def _length(level: Level, hop: Hop) -> tuple[int, int]:
+    low, high = _rows(level, hop)
+    return high - low, low
+
+
+def _overlap(level: Level, one: Hop, other: Hop) -> bool:
+    (low, high), (first, last) = _rows(level, one), _rows(level, other)
+    return low <= last and first <= high and not (one.tail == other.tail and one.head == other.head)

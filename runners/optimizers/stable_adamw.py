@@ -1,0 +1,146 @@
+"""AdamW whose learning rate shrinks, tensor by tensor, when gradients outrun their second moment."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+PIECE = 2**17  # numbers a thread works on at once; the three arrays of that length stay in its cache
+
+
+class _Shard(NamedTuple):
+    """A parameter's tensors, of each the part that this process holds; `numel` counts the whole."""
+
+    group: dict[str, Any]
+    numel: int
+    param: Tensor
+    grad: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    step: Tensor
+
+
+class StableAdamW(torch.optim.AdamW):
+    """AdamW with update clipping: algorithm 2 of Wortsman et al., arXiv 2304.13013.
+
+    For every tensor RMS = sqrt(mean(g^2 / max(v, eps^2))), where v is the bias-corrected second moment with g already
+    in it, and the learning rate of the step is lr / max(1, RMS). The mean is that of the whole tensor, however it is
+    sharded: each process sums its own part, and one all-reduce a step adds up the sums of all tensors. Update clipping
+    takes the place of clipping the gradient's norm. State and the update itself are those of torch's fused AdamW.
+
+    `clips_decay`: as in the paper the clipped rate also multiplies the decay, theta <- theta - lr_t (update + wd theta),
+    and so decay stays coupled to what the step really took. False leaves the decay at lr * wd: an independent decay is
+    meant to know of no learning rate, so a clipped one must not reach it.
+
+    `compiled` sends the sums through torch.compile. `betas` and `eps` are those of all groups.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        clips_decay: bool = True,
+        compiled: bool = False,
+    ):
+        super().__init__(params, lr, betas, eps, weight_decay, fused=True)
+        self.betas, self.eps, self.clips_decay = betas, eps, clips_decay
+        self._sums = torch.compile(_sums, dynamic=False) if compiled else _sums
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Move every parameter that has a gradient; nothing waits for the device."""
+        for sharding, shards in self._shardings().items():
+            torch._foreach_add_([shard.step for shard in shards], 1)
+            for shard, lr in zip(shards, self._rates(shards, sharding), strict=True):
+                self._move(shard, lr)
+
+    def _shardings(self) -> dict[Hashable, list[_Shard]]:
+        """All shards, by how their parameters are sharded; in a model that is one and the same."""
+        found: dict[Hashable, list[_Shard]] = {}
+        for group in self.param_groups:
+            lists: list[list[Tensor]] = [[], [], [], [], [], []]
+            self._init_group(group, *lists)  # type: ignore[no-untyped-call]
+            params, grads, exp_avgs, exp_avg_sqs, _, steps = lists
+            for param, grad, *state in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
+                local = map(_local, (param, grad.to(param.dtype), *state))
+                found.setdefault(_sharding(param), []).append(_Shard(group, param.numel(), *local))
+        return found
+
+    def _rates(self, shards: list[_Shard], sharding: Hashable) -> Sequence[Tensor]:
+        """The learning rate of each tensor, lr / max(1, RMS)."""
+        beta2 = self.betas[1]
+        correction = 1 - beta2 ** torch.stack([shard.step for shard in shards]).double()
+        # Both sides of the maximum are taken times the correction, so that the moment stays as it is stored.
+        floors = (correction * self.eps**2).unbind()
+        sums = self._sums([shard.grad for shard in shards], [shard.exp_avg_sq for shard in shards], floors, beta2)
+        means = torch.stack(torch._foreach_div(sums, [shard.numel for shard in shards])).double()
+        shares = (_added(means, sharding) * correction).sqrt().clamp(min=1).reciprocal()
+        # The kernel reads the rate as fp64 on the CPU and as fp32 on a GPU.
+        shares = shares if shares.is_cpu else shares.float()
+        return torch._foreach_mul(shares.unbind(), [shard.group["lr"] for shard in shards])
+
+    def _move(self, shard: _Shard, lr: Tensor) -> None:
+        """One tensor's step of AdamW at this learning rate."""
+        group = shard.group
+        if not self.clips_decay:
+            shard.param.mul_(1 - group["lr"] * group["weight_decay"])
+        torch._fused_adamw_(
+            [shard.param],
+            [shard.grad],
+            [shard.exp_avg],
+            [shard.exp_avg_sq],
+            [],
+            [shard.step],
+            lr=lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=group["weight_decay"] if self.clips_decay else 0.0,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+def _local(x: Tensor) -> Tensor:
+    """This process's part of a tensor that may be sharded."""
+    return x.to_local() if hasattr(x, "to_local") else x
+
+
+def _sharding(param: Tensor) -> Hashable:
+    """Mesh and placements of a sharded parameter; None of a plain one."""
+    return (param.device_mesh, param.placements) if hasattr(param, "device_mesh") else None
+
+
+def _sums(
+    grads: Sequence[Tensor], moments: Sequence[Tensor], floors: Sequence[Tensor], beta2: float
+) -> list[Tensor]:
+    """For each tensor the sum of g^2 / max(v, floor), where v is the second moment with g in it."""
+    return [_sum(*tensors, beta2) for tensors in zip(grads, moments, floors, strict=True)]
+
+
+def _sum(grad: Tensor, moment: Tensor, floor: Tensor, beta2: float) -> Tensor:
+    # Operations on whole tensors would send every intermediate through memory; compiled code has none.
+    pieces = grad.is_cpu and not torch.compiler.is_compiling()
+    size = PIECE * torch.get_num_threads() if pieces else max(1, grad.numel())
+    total = torch.zeros((), dtype=grad.dtype, device=grad.device)
+    for g, old in zip(grad.flatten().split(size), moment.flatten().split(size), strict=True):
+        squared = g * g
+        total += squared.div(torch.lerp(old, squared, 1 - beta2).clamp_min_(floor)).sum()
+    return total
+
+
+def _added(parts: Tensor, sharding: Any) -> Tensor:
+    """Sums over all shards from those of this process's shards, in one all-reduce."""
+    if sharding is None:
+        return parts
+    from torch.distributed.tensor import DTensor, Partial, Replicate  # half a second that only sharded runs pay
+
+    mesh, placements = sharding
+    partial = [Partial() if placement.is_shard() else Replicate() for placement in placements]
+    return DTensor.from_local(parts, mesh, partial).full_tensor()

@@ -1,0 +1,275 @@
+"""Baseline (pre-LN).
+
+Compiled by blockgraph from the block baseline, digest 7a8761e8385f86d3. Change the spec, not this file.
+
+Sizes: n_layers = 24, d_model = 64, n_heads = 4, d_head = 16, d_ff = 256.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A declared tensor: shape, initial values, and for a parameter its group in the optimiser."""
+
+    shape: tuple[int, ...]
+    init: str
+    number: float
+    decay: bool = True
+    lr: float = 1.0
+    trained: bool = True
+
+
+def initial_value(seed: int, name: str, weight: Weight) -> Tensor:
+    """Initial values in fp32 on the CPU; they depend on the seed and the full name alone."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    draw = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    value = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
+    match weight.init:
+        case "normal":
+            return value.normal_(0.0, weight.number, generator=draw)
+        case "trunc_normal":
+            bound = 2.0 * weight.number
+            return nn.init.trunc_normal_(value, 0.0, weight.number, -bound, bound, generator=draw)
+        case "uniform":
+            return value.uniform_(-weight.number, weight.number, generator=draw)
+        case "unit":
+            return nn.functional.normalize(value.normal_(generator=draw), dim=0)
+    return value.fill_(weight.number)
+
+
+class Parameters(nn.Module):
+    """A node's or a group's place in the tree of modules; it holds tensors and does nothing."""
+
+    def extra_repr(self) -> str:
+        """Names and shapes of the tensors held here."""
+        held = [*self._parameters.items(), *self._buffers.items()]
+        return ", ".join(f"{name} {list(value.shape)}" for name, value in held if value is not None)
+
+
+WRAPPERS = ("_checkpoint_wrapped_module", "_orig_mod")  # names that torch puts between ours
+
+
+def assign(x: Any, value: Tensor) -> None:
+    """Set a tensor, or this rank's shard of it, from the full value, which is equal on all ranks."""
+    if hasattr(x, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value.to(x.device), x.device_mesh, x.placements, src_data_rank=None)
+    x.copy_(value)
+
+
+class GraphModule(nn.Module):
+    """A compiled graph: declares its tensors by path, starts them by name, acts after the optimiser's step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: dict[str, Weight] = {}
+        self._constants: dict[str, float] = {}
+        self._dtype: torch.dtype | None = None
+
+    def declare(self, path: str, shape: tuple[int, ...], init: str, number: float, **group: Any) -> None:
+        """Make the parameter, or the fp32 buffer when it is not trained, at this module path."""
+        self.table[path] = weight = Weight(shape, init, number, **group)
+        place, name = self._place(path)
+        value = torch.empty(shape, dtype=torch.float32)
+        if weight.trained:
+            place.register_parameter(name, nn.Parameter(value))
+        else:
+            place.register_buffer(name, value)
+
+    def declare_constant(self, path: str, value: float) -> None:
+        """Make a number that differs between layers, a 0-d buffer outside the state dict, at `constants.PATH`."""
+        # A float attribute would make torch.compile compile the block a second time.
+        self._constants[path] = value
+        place, name = self._place(f"constants.{path}")
+        place.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
+
+    def declare_layers(self, path: str, layers: list["GraphModule"], share: tuple[str, ...] = ()) -> None:
+        """Put layers at this module path; all use the first one's module at each path of `share`."""
+        for inner in share:
+            for layer in layers[1:]:
+                place, name = layer._place(inner)
+                setattr(place, name, layers[0].get_submodule(inner))
+                layer.table = {key: weight for key, weight in layer.table.items() if not key.startswith(f"{inner}.")}
+        place, name = self._place(path)
+        setattr(place, name, nn.ModuleList(layers))
+
+    def _place(self, path: str) -> tuple[nn.Module, str]:
+        """The module that holds a path's last name, made where it is missing."""
+        *parents, name = path.split(".")
+        place: nn.Module = self
+        for parent in parents:
+            if not hasattr(place, parent):
+                setattr(place, parent, Parameters())
+            place = getattr(place, parent)
+        return place, name
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """The dtype that embeddings give to the activations; None leaves the parameters' own."""
+        return self._dtype
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype: torch.dtype | None) -> None:
+        for _, graph in self.graphs():
+            graph._dtype = dtype
+
+    def cast(self, x: Tensor) -> Tensor:
+        """An activation in the compute dtype."""
+        return x if self._dtype is None else x.to(self._dtype)
+
+    def graphs(self) -> Iterator[tuple[str, "GraphModule"]]:
+        """This graph and those inside it, each with the prefix of its names."""
+        for path, module in self.named_modules():
+            if isinstance(module, GraphModule):
+                yield "".join(f"{name}." for name in path.split(".") if name and name not in WRAPPERS), module
+
+    def blocks(self) -> list["GraphModule"]:
+        """The layers in the order they run, without the layers inside them."""
+        found: dict[str, GraphModule] = {}
+        for prefix, graph in self.graphs():
+            if graph is not self and not prefix.startswith(tuple(found)):
+                found[prefix] = graph
+        return list(found.values())
+
+    @property
+    def weights(self) -> dict[str, Weight]:
+        """Every parameter by its full name, with its shape and its group in the optimiser."""
+        tables = ((prefix, graph.table) for prefix, graph in self.graphs())
+        return {prefix + name: weight for prefix, table in tables for name, weight in table.items() if weight.trained}
+
+    @torch.no_grad()
+    def initialize(self, seed: int) -> None:
+        """Set every parameter and buffer to its initial value."""
+        for prefix, graph in self.graphs():
+            for path, weight in graph.table.items():
+                place, name = graph._place(path)
+                assign(getattr(place, name), initial_value(seed, prefix + path, weight))
+        for _, graph in self.graphs():
+            graph.finish_init()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """What the nodes do after each optimiser step, such as a power iteration."""
+        for _, graph in self.graphs():
+            graph.finish_step()
+
+    def finish_init(self) -> None:
+        """This graph's own actions once its parameters have their initial values."""
+
+    def finish_step(self) -> None:
+        """This graph's own actions after an optimiser step."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GraphModule":
+        """What moves or casts tensors; `to_empty` wipes buffers, so the constants are set again."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for path, value in self._constants.items():
+            place, name = self._place(f"constants.{path}")
+            getattr(place, name).fill_(value)
+        return self
+
+
+def causal_mask(scores_TS: Tensor, window: int | None = None) -> Tensor:
+    """Minus infinity where the key is later than the query, or `window` or more tokens before it."""
+    queries, keys = scores_TS.shape[-2:]
+    ones_TS = torch.ones(queries, keys, dtype=torch.bool, device=scores_TS.device)
+    hidden_TS = ones_TS.triu(1 + keys - queries)
+    if window is not None:
+        hidden_TS = hidden_TS | ones_TS.tril(keys - queries - window)
+    return scores_TS.masked_fill(hidden_TS, float("-inf"))
+
+
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
+    """Layer normalization over the last axis in fp32, given back in the dtype of `x`."""
+    gain = None if weight is None else weight.float()
+    return F.layer_norm(x.float(), x.shape[-1:], gain, None if bias is None else bias.float(), eps).to(x.dtype)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias` in the dtype of `x`; fp32 master weights are rounded here, and gradients come back fp32."""
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def merge_heads(x_BHTK: Tensor) -> Tensor:
+    """[batch, heads, seq, K] to [batch, seq, heads * K]."""
+    return x_BHTK.transpose(1, 2).flatten(2)
+
+
+def rope(x: Tensor, base: float, width: int | None = None, interleaved: bool = False) -> Tensor:
+    """Rotary embedding of [..., seq, K] for positions 0, 1, ..., in fp32, given back in the dtype of `x`."""
+    rotated, kept = (x, None) if width is None else torch.split(x, [width, x.shape[-1] - width], dim=-1)
+    pairs = rotated.shape[-1] // 2
+    exponent = torch.arange(pairs, device=x.device, dtype=torch.float32) / pairs
+    position = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
+    angle = position[:, None] * base**-exponent
+    cos, sin = angle.cos(), angle.sin()
+    if interleaved:
+        a, b = rotated.float().reshape(*rotated.shape[:-1], pairs, 2).unbind(-1)
+        y = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+    else:
+        a, b = rotated.float().chunk(2, dim=-1)
+        y = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return y.to(x.dtype) if kept is None else torch.cat((y.to(x.dtype), kept), dim=-1)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Softmax over the last axis in fp32, given back in the dtype of `x`."""
+    return torch.softmax(x, dim=-1, dtype=torch.float32).to(x.dtype)
+
+
+def split_heads(x_BTD: Tensor, heads: int, parts: int | None = None) -> Tensor | tuple[Tensor, ...]:
+    """[batch, seq, parts * heads * K] to `parts` views [batch, heads, seq, K]; one view when `parts` is None."""
+    x_BTPHK = x_BTD.reshape(*x_BTD.shape[:2], parts or 1, heads, -1)
+    values = tuple(x_BTHK.transpose(1, 2) for x_BTHK in x_BTPHK.unbind(2))
+    return values[0] if parts is None or parts == 1 else values
+
+
+class Baseline(GraphModule):
+    """baseline: Baseline (pre-LN) (arXiv:2410.16682, section 2, figure 1)."""
+
+    def __init__(self, layer: int = 0) -> None:
+        super().__init__()
+        self.declare("attn.ln.weight", (64,), "constant", 1.0, decay=False)
+        self.declare("attn.qkv.weight", (192, 64), "normal", 0.02)
+        self.declare("attn.proj.weight", (64, 64), "normal", 0.002886751345948129)
+        self.declare("ff.ln.weight", (64,), "constant", 1.0, decay=False)
+        self.declare("ff.fc1.weight", (256, 64), "normal", 0.02)
+        self.declare("ff.fc2.weight", (64, 256), "normal", 0.002886751345948129)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # attn: Multihead attention
+        attn_ln = layer_norm(x, weight=self.attn.ln.weight, eps=1e-05)  # baseline.yaml:13
+        attn_qkv = linear(attn_ln, self.attn.qkv.weight)  # baseline.yaml:14
+        attn_heads_q, attn_heads_k, attn_heads_v = split_heads(attn_qkv, 4, 3)  # baseline.yaml:15
+        attn_rope_q = rope(attn_heads_q, 10000.0)  # baseline.yaml:16
+        attn_rope_k = rope(attn_heads_k, 10000.0)  # baseline.yaml:17
+        attn_bmm1 = torch.matmul(attn_rope_q, attn_rope_k.mT) * 0.25  # baseline.yaml:18
+        attn_mask = causal_mask(attn_bmm1)  # baseline.yaml:19
+        attn_softmax = softmax(attn_mask)  # baseline.yaml:20
+        attn_bmm2 = torch.matmul(attn_softmax, attn_heads_v)  # baseline.yaml:21
+        attn_merge = merge_heads(attn_bmm2)  # baseline.yaml:22
+        attn_proj = linear(attn_merge, self.attn.proj.weight)  # baseline.yaml:23
+        add_attn = x + attn_proj  # baseline.yaml:24
+        # ff: Feed Forward
+        ff_ln = layer_norm(add_attn, weight=self.ff.ln.weight, eps=1e-05)  # baseline.yaml:28
+        ff_fc1 = linear(ff_ln, self.ff.fc1.weight)  # baseline.yaml:29
+        ff_act = F.relu(ff_fc1).square()  # baseline.yaml:30
+        ff_fc2 = linear(ff_act, self.ff.fc2.weight)  # baseline.yaml:31
+        add_ff = add_attn + ff_fc2  # baseline.yaml:32
+        return add_ff
+
+
+def build(seed: int | None = 0) -> Baseline:
+    """The module with its initial values, which `seed` and each parameter's name decide; None leaves them unset."""
+    module = Baseline()
+    if seed is not None:
+        module.initialize(seed)
+    return module
