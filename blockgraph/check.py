@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from blockgraph.causality import tell_leaks
-from blockgraph.dims import RUNTIME, Dims, Size
+from blockgraph.dims import LAYER, RUNTIME, Dims, Size
 from blockgraph.errors import OpError, Problems, Told
 from blockgraph.graph import LOST, Graph, Node, Ref, running_order
 from blockgraph.op import Param, State
@@ -59,6 +59,9 @@ class _Checker:
             types = result if isinstance(result, dict) else {node.outputs[0]: result}
             params, states = self.owned(node, node.op.parameters(*known)), node.op.states(*known)
             _settle((*params, *states))
+            self.refuse_unread(node)
+            if states:
+                self.refuse_inputs(node)
         except OpError as error:
             self.tell(node, error)
             return node
@@ -86,6 +89,24 @@ class _Checker:
         if idle and wired and not kept:
             told = f"would belong to a {wired[0]} of its own, which {node.inputs[wired[0]]} replaces"
             raise OpError(f"{' and '.join(idle)} {told}")
+
+    def refuse_unread(self, node: Node) -> None:
+        """A number may depend on run-time dims that are an axis of an input, where the forward pass finds them."""
+        axes = {str(size) for kind in self.graph.inputs.values() for size in kind.sizes} | {LAYER}
+        for name, number in node.op.numbers().items():
+            for dim in sorted(number.free - axes):
+                raise OpError(f"{name} is '{number}', and no input has an axis {dim} to tell it")
+
+    def refuse_inputs(self, node: Node) -> None:
+        """A state is renewed after a step, where there are parameters and no inputs to read."""
+        waiting, seen = list(node.inputs.values()), set[str]()
+        while waiting:
+            ref = waiting.pop()
+            if ref.kind == "input":
+                raise OpError(f"keeps state between steps, so it needs a weight, and reads the input '{ref.owner}'")
+            if ref.kind == "node" and ref.owner not in seen and ref != LOST:
+                seen.add(ref.owner)
+                waiting.extend(self.graph.nodes[ref.owner].inputs.values())
 
     def reads_own(self, node: Node, ref: Ref) -> bool:
         """Whether the value on a weight port is made from the node's own weight."""

@@ -1,4 +1,8 @@
-"""Text of the class of one graph: a constructor that declares tensors, a forward whose lines name the nodes."""
+"""Text of the class of one graph: a constructor that declares tensors, a forward whose lines name the nodes.
+
+Each node has a variable of its own, so in eager mode the values of a block live until its forward returns: at the
+peak those of one block, not of every layer. torch.compile frees each after its last use.
+"""
 
 import builtins
 import re
@@ -9,7 +13,6 @@ from pathlib import Path
 
 from blockgraph.constants import Constants, python
 from blockgraph.dims import RUNTIME, Number, Size
-from blockgraph.errors import Problem, SpecError
 from blockgraph.fields import Init
 from blockgraph.graph import Graph, Node, Ref
 from blockgraph.layout import docstring, one_line, signature, statement
@@ -154,17 +157,11 @@ class ClassText:
         return [*guard, *(line for text in statements for line in statement("", text, _place(node), indent))]
 
     def before(self, node: Node) -> set[str]:
-        """Paths of the nodes whose values an action reads; they have to come from parameters alone.
-
-        Raises `SpecError` when they do not, since there is no input outside the forward pass.
-        """
+        """Paths of the nodes whose values an action reads; all of them come from parameters alone."""
         found: set[str] = set()
         waiting = list(node.inputs.values()) if node.states else []
         while waiting:
             ref = waiting.pop()
-            if ref.kind == "input":
-                message = f"{node.path} ({node.op.name}): keeps state between steps, and reads the input '{ref.owner}'"
-                raise SpecError([Problem(message, node.place, "it has to read a weight")])
             if ref.kind == "node" and ref.owner not in found:
                 found.add(ref.owner)
                 waiting.extend(self.graph.nodes[ref.owner].inputs.values())

@@ -31,6 +31,8 @@ _SENTENCES = {
     "did not find expected ',' or ']'": ("expected ',' or ']'", False),
     "did not find expected ',' or '}'": ("expected ',' or '}'", False),
     "did not find expected node content": ("expected a value", False),
+    "did not find expected <document start>": ("this belongs to nothing above it", False),
+    "block sequence entries are not allowed in this context": ("a list may not begin in this line", False),
 }
 
 

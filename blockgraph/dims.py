@@ -16,6 +16,7 @@ __all__ = ["LAYER", "RUNTIME", "Dims", "Number", "Size", "number_of"]
 RUNTIME = ("batch", "seq")  # bound when a tensor arrives, not when the spec is loaded
 LAYER = "layer"  # 0-based index inside a stack; known when a layer is built
 MAX_SIZE = 2**53
+MAX_LISTED = 12  # dims that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class Dims:
         if name == LAYER:
             raise OpError("'layer' is another number in each layer, so no size can be made of it")
         known = [*self.sizes, *others]
-        raise OpError(f"no dim is called '{name}'; {near_miss(name, known) or f'dims are {_listed(known)}'}")
+        raise OpError(f"no dim is called '{name}'; {near_miss(name, known) or _listed(known)}")
 
     def _layers(self) -> int:
         layers = self.sizes.get("n_layers")
@@ -201,4 +202,6 @@ def _decimal(number: Fraction) -> str:
 
 
 def _listed(known: list[str]) -> str:
-    return ", ".join(known) if len(known) <= 12 else f"{', '.join(known[:12])}, ..."
+    if not known:
+        return "write a number"
+    return f"dims are {', '.join([*known[:MAX_LISTED], *(['...'] if len(known) > MAX_LISTED else [])])}"

@@ -1,8 +1,8 @@
 """Places in a text, problems found there, and the one error a user sees.
 
-    SpecError            what a spec or a run file gets wrong: one or more problems
-    OpError              raised by an op's shape rule; the checker adds node and place
-    Told                 an OpError that follows from a fault told already, so nothing is said of it
+- `SpecError`: what a spec or a run file gets wrong, one or more problems
+- `OpError`: raised by an op's shape rule; the checker adds node and place
+- `Told`: an `OpError` that follows from a fault told already, so nothing is said of it
 """
 
 from collections.abc import Iterable

@@ -59,8 +59,11 @@ def _init(value: Any, info: ValidationInfo) -> Init:
     kinds = ("normal", "trunc_normal", "uniform", "constant")
     if len(value) != 1 or next(iter(value)) not in kinds:
         raise ValueError(f"an initial value is zeros, ones, a number or one of {', '.join(kinds)} with its number")
-    ((kind, number),) = value.items()
-    return Init(kind, _settled(_number(number, info)))
+    ((kind, text),) = value.items()
+    number = _settled(_number(text, info))
+    if kind != "constant":
+        _within(number, info, "positive", lambda x: x > 0)
+    return Init(kind, number)
 
 
 SizeField = Annotated[Size, BeforeValidator(_size)]
@@ -70,16 +73,16 @@ InitField = Annotated[Init, BeforeValidator(_init)]
 
 def limited(rule: str, holds: Callable[[float], bool]) -> AfterValidator:
     """A rule that a number has to meet: on every layer, and at short and long sequences, where it depends on them."""
+    return AfterValidator(lambda number, info: _within(number, info, rule, holds))
 
-    def validate(number: Number, info: ValidationInfo) -> Number:
-        for names in _tried(number, _dims(info)):
-            value = number.at(**names)
-            if not (math.isfinite(value) and holds(value)):
-                where = " at " + ", ".join(f"{name} = {n}" for name, n in names.items()) if names else ""
-                raise ValueError(f"must be finite and {rule}, found {value:g}{where}")
-        return number
 
-    return AfterValidator(validate)
+def _within(number: Number, info: ValidationInfo, rule: str, holds: Callable[[float], bool]) -> Number:
+    for names in _tried(number, _dims(info)):
+        value = number.at(**names)
+        if not (math.isfinite(value) and holds(value)):
+            where = " at " + ", ".join(f"{name} = {n}" for name, n in names.items()) if names else ""
+            raise ValueError(f"must be finite and {rule}, found {value:g}{where}")
+    return number
 
 
 def _tried(number: Number, dims: Dims) -> Iterator[dict[str, int]]:

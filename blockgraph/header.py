@@ -10,7 +10,7 @@ from blockgraph.dims import LAYER, RUNTIME, Dims, Size
 from blockgraph.errors import OpError, Place, Problems, Told, closest
 from blockgraph.names import check_name
 from blockgraph.schema import Fields, fill
-from blockgraph.syntax import Mapping, Sequence, Value, describe, plain
+from blockgraph.syntax import Mapping, Sequence, Value, describe, place_of, plain
 from blockgraph.types import Type
 
 KINDS = ("block", "model")
@@ -93,7 +93,7 @@ def read_dims(header: Header, tree: Mapping, given: Table[str, int | None], prob
             continue
         check_name(name, "the dim", body.keys[name], problems)
         later.discard(name)
-        size = _dim(dims, name, given.get(name, text), body.items[name].place, problems) if name not in broken else None
+        size = _dim(dims, name, given.get(name, text), body.items[name], problems) if name not in broken else None
         if size is None:
             broken.add(name)
         else:
@@ -101,14 +101,14 @@ def read_dims(header: Header, tree: Mapping, given: Table[str, int | None], prob
     return dims
 
 
-def _dim(dims: Dims, name: str, text: Any, place: Place, problems: Problems) -> Size | None:
+def _dim(dims: Dims, name: str, text: Any, written: Value, problems: Problems) -> Size | None:
     if text is None:
         return Size.symbol(name)
     try:
         size = dims.size(text)
     except OpError as error:
         if not isinstance(error, Told):
-            problems.add(f"dim {name}: {error}", place)
+            problems.add(f"dim {name}: {error}", place_of(str(error), written))
         return None
     return size if size.names else Size.symbol(name, size.known)
 
@@ -141,5 +141,5 @@ def _axes(name: str, axes: Value, dims: Dims, problems: Problems) -> tuple[Size,
             sizes.append(dims.size(plain(axis)))
         except OpError as error:
             if not isinstance(error, Told):
-                problems.add(f"input {name}: {error}", axis.place)
+                problems.add(f"input {name}: {error}", place_of(str(error), axis))
     return tuple(sizes) if len(sizes) == len(axes.items) else None

@@ -75,7 +75,8 @@ class Linker:
 
     def hold(self, root: Scope, shelf: Shelf, dims: Dims) -> None:
         """Give every stack its blocks; one that cannot have them counts as faulty."""
-        stacks = [entry for entry in root.entries() if entry.op is not None and _holds(entry.op)]
+        stacks = [entry for entry in root.entries() if entry.op is not None and _holds(type(entry.op))]
+        self.lost |= {entry.path for entry in root.entries() if entry.op is None and self.may_hold(entry)}
         for entry in stacks:
             names = layer_names(entry, self.problems)
             blocks = {name: self.block(name, entry, shelf, dims, len(names)) for name in dict.fromkeys(names)}
@@ -103,6 +104,10 @@ class Linker:
         inner = replace(self, slots={}, given=given, chain=(*self.chain, found.identity))
         found.graph = graph = inner.link(found.text, found.folder)
         return graph if graph is not None and _has_ends(graph) else None
+
+    def may_hold(self, entry: Entry) -> bool:
+        """Whether a node at fault may have been meant to hold blocks."""
+        return entry.kind not in self.ops or _holds(self.ops[entry.kind])
 
     def refuse_too_many(self, entry: Entry) -> None:
         """A problem for a stack whose layers, with those of the stacks inside them, are more than can be built."""
@@ -165,8 +170,8 @@ def _has_ends(graph: Graph) -> bool:
     return len(graph.inputs) == len(inputs) and "?" not in graph.outputs
 
 
-def _holds(op: Op) -> bool:
-    return type(op).layers is not Op.layers
+def _holds(op: type[Op]) -> bool:
+    return op.layers is not Op.layers
 
 
 def _layers(graph: Graph) -> int:

@@ -46,9 +46,7 @@ class Members:
             check_name(name, "the name", body.keys[name], self.problems, module=True)
             above = scope.members[name] = self.member(scope, name, text, body.keys[name], above)
 
-    def member(
-        self, scope: Scope, name: str, text: Value, place: Place, above: Entry | Scope | None
-    ) -> Entry | Scope:
+    def member(self, scope: Scope, name: str, text: Value, place: Place, above: Entry | Scope | None) -> Entry | Scope:
         """A node or a group."""
         path = scope.within(name)
         if not isinstance(text, Mapping):

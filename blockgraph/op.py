@@ -149,7 +149,10 @@ class WeightedOp(Op):
     weights: ClassVar[tuple[str, ...]] = ("weight",)
     of_weight: ClassVar[tuple[str, ...]] = ("init", "decay", "lr")
 
-    init: InitField | None = Field(None, description="initial values: zeros, ones, a number or {normal: std}")
+    init: InitField | None = Field(
+        None,
+        description="initial values: zeros, ones, a number, or {normal: std}, {trunc_normal: std}, {uniform: bound}",
+    )
     decay: bool | None = Field(None, description="whether weight decay applies")
     lr: Multiplier = Field(ONE, description="multiplier of the learning rate")
 
@@ -164,7 +167,7 @@ class MatrixOp(WeightedOp):
     of_weight: ClassVar = (*WeightedOp.of_weight, "after_step")
 
     after_step: Literal["unit_rows", "unit_columns"] | None = Field(
-        None, description="scales every row or column to length 1, at the start and after each optimiser step (nGPT)"
+        None, description="unit_rows or unit_columns: scaled to length 1 at the start and after every optimiser step"
     )
 
     def on_init(self, site: Site, *ports: Any, **tensors: Any) -> str:

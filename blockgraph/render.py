@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import networkx as nx
 
@@ -23,6 +24,7 @@ from blockgraph.graph import Graph
 from blockgraph.load import Setting, load
 
 TEXTS: Mapping[str, Callable[[Scene], str]] = {".dot": dot.dot, ".mmd": mermaid.mermaid, ".tex": tikz.tikz}
+T = TypeVar("T")
 SUFFIXES = (".svg", ".pdf", ".png", *TEXTS)
 
 
@@ -51,8 +53,14 @@ def render(
     detail = Detail(("numbers" if settings else "names") if shapes else "", cost, seq=seq)
     options = Options(detail, title, legend, aligned)
     graph = _graph(spec, settings)
-    scene = figure(graph, options) if base is None else changes(compare(_graph(base, settings), graph), options)
-    return save(scene, path)
+    if base is None:
+        return save(figure(graph, options), path)
+    return save(changes(compare(_graph(base, for_base(graph, settings)), graph), options), path)
+
+
+def for_base(graph: Graph, settings: Mapping[str, T]) -> dict[str, T]:
+    """The settings that hold for what a graph is compared with too: its dims, and not what fills its slots."""
+    return {name: value for name, value in settings.items() if name not in graph.source.get("slots", {})}
 
 
 def suffix(path: str | Path) -> str:
@@ -127,7 +135,8 @@ def _lines(graph: Graph, options: Options) -> list[str]:
     lines = [graph.paper] if graph.paper else []
     if options.detail.cost:
         costs, seq = cost(graph), options.detail.seq
-        lines.append(f"{short(costs.parameters)} parameters, {short(costs.flops(1, seq))}FLOP forward for {seq} tokens")
+        work = short(costs.flops(1, seq), "FLOP")
+        lines.append(f"{short(costs.parameters)} parameters, {work} forward for {seq} tokens")
     return lines
 
 

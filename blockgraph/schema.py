@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blockgraph.errors import Place, Problems, Told, closest, near_miss
-from blockgraph.syntax import Mapping, Scalar, Sequence, Value, describe, plain
+from blockgraph.syntax import Mapping, Scalar, Sequence, Value, describe, place_of, plain
 
 
 class Fields(BaseModel):
@@ -148,7 +148,8 @@ def _told(kind: type[BaseModel], complaint: _Complaint, known: list[str]) -> tup
         case wrong if wrong in _KINDS:
             told = f"{name or 'this'} must be {complaint.wanted or _KINDS[wrong]}, found {describe(value)}"
             return told, _quoted(wrong, value), value.place
-    return f"{about}{detail['msg'].removeprefix('Value error, ')}", "", value.place
+    told = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{about}{told}", "", place_of(told, value)
 
 
 def _quoted(wrong: str, value: Value) -> str:

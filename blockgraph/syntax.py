@@ -5,9 +5,11 @@ from pathlib import Path
 
 from blockgraph.compose import Composer, refuse
 from blockgraph.errors import Place
-from blockgraph.values import Mapping, Scalar, Sequence, Value, describe, plain, scalar
+from blockgraph.values import Mapping, Scalar, Sequence, Value, describe, place_of, plain, scalar
 
-__all__ = ["Mapping", "Scalar", "Sequence", "Value", "describe", "parse", "parse_value", "plain", "read", "scalar"]
+__all__ = [
+    "Mapping", "Scalar", "Sequence", "Value", "describe", "parse", "parse_value", "place_of", "plain", "read", "scalar",
+]  # fmt: skip
 
 MAX_BYTES = 1_000_000
 

@@ -1,7 +1,8 @@
 """What a YAML text holds: words, numbers, lists and mappings, each with its place."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from blockgraph.errors import Place
@@ -13,6 +14,7 @@ _WORDS: dict[str, bool | None] = {"null": None, "Null": None, "NULL": None, "~":
 _WORDS |= dict.fromkeys(["true", "True", "TRUE"], True) | dict.fromkeys(["false", "False", "FALSE"], False)
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_QUOTED = re.compile(r"(?<![^ ])'(\w+)'")
 _ENDLESS = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -83,3 +85,25 @@ def describe(value: Value) -> str:
             return "a list"
         case Mapping():
             return "a mapping"
+
+
+def place_of(message: str, value: Value) -> Place:
+    """Where in a value the fault lies: at the word that the message quotes, where the value holds it."""
+    quoted = _QUOTED.search(message)
+    for part in _scalars(value) if quoted else ():
+        found = re.search(rf"\b{quoted[1]}\b", part.raw) if quoted else None
+        if found and part.place.text.startswith(part.raw, part.place.column - 1):
+            return replace(part.place, column=part.place.column + found.start(), width=len(found[0]))
+    return value.place
+
+
+def _scalars(value: Value) -> Iterator[Scalar]:
+    match value:
+        case Scalar():
+            yield value
+        case Sequence():
+            for item in value.items:
+                yield from _scalars(item)
+        case Mapping():
+            for item in value.items.values():
+                yield from _scalars(item)

@@ -50,9 +50,14 @@ class Train(Fields):
 class Optim(Fields):
     """The optimiser and what is added to its loss."""
 
-    name: Literal["adamw"] = Field("adamw", description="the optimiser")
+    name: Literal["adamw", "stable_adamw", "muon"] = Field(
+        "adamw",
+        description="stable_adamw: clips each tensor's update, which takes the place of clip; "
+        "muon: for the matrices inside the blocks, with adamw for the rest",
+    )
     lr: float = Field(3e-3, gt=0, allow_inf_nan=False, description="peak learning rate, times the node's multiplier")
     betas: list[float] = Field([0.9, 0.95], description="decay rates of the two moments, each in [0, 1)")
+    momentum: float = Field(0.95, ge=0, lt=1, description="decay rate of muon's one moment; the others have none")
     eps: float = Field(1e-8, gt=0, allow_inf_nan=False, description="added to the root of the second moment")
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False, description="of the weights whose node asks for it")
     decay: Literal["coupled", "independent"] = Field(

@@ -15,6 +15,7 @@ from pydantic import Field, RootModel, ValidationError, model_validator
 from blockgraph.schema import Fields
 from runners.cache import MANIFEST, digest, file_digest, made, refuse
 from runners.documents import Document, key_bound, read, reader, reading, sotu, speeches
+from runners.files import write_whole
 from runners.streaming import Stream
 
 HELD_OUT = 0.05  # of the documents of a source, where nothing else is asked for
@@ -233,15 +234,12 @@ def _hashes(paths: list[Path], kept: Path | None) -> list[str]:
     """SHA-256 of each file; a folder `kept` holds those of the last time, and only what has changed is hashed again."""
     if kept is None:
         return [_hash(path) for path in paths]
-    by_state = {_state(path): path for path in paths}
-
-    def write(fresh: Path) -> None:
-        known = _known(kept)
-        found = {state: known.get(state) or _hash(path) for state, path in by_state.items()}
-        (fresh / HASHES).write_text(_Hashes(found).model_dump_json(indent=1))
-
-    found = _known(made(kept, lambda folder: by_state.keys() <= _known(folder).keys(), write))
-    return [found[state] for state in by_state]
+    known, states = _known(kept), {_state(path): path for path in paths}
+    if not states.keys() <= known.keys():
+        known = {state: known.get(state) or _hash(path) for state, path in states.items()}
+        text = _Hashes(known).model_dump_json(indent=1)
+        made(kept, lambda folder: False, lambda fresh: write_whole(fresh / HASHES, text))
+    return [known[state] for state in states]
 
 
 def _known(folder: Path) -> dict[str, str]:

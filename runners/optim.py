@@ -1,4 +1,4 @@
-"""AdamW with the decay and the learning-rate multiplier that each weight's node asks for."""
+"""The optimiser, with the decay and the learning-rate multiplier that each weight's node asks for."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -6,7 +6,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from blockgraph.errors import Place, Problem, SpecError
+from blockgraph.kernels.base import GraphModule
 from runners.config import Optim
+from runners.optimizers.muon import Muon
+from runners.optimizers.stable_adamw import StableAdamW
+from runners.optimizers.together import Together
 
 
 class Weight(Protocol):
@@ -21,20 +26,50 @@ class Weight(Protocol):
         """Multiplier of the learning rate."""
 
 
-def make(model: nn.Module, weights: Mapping[str, Weight], config: Optim) -> torch.optim.AdamW:
-    """Fused AdamW over the model's parameters, one group for each pair of decay and multiplier."""
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        groups.setdefault((weights[name].decay, weights[name].lr), []).append(parameter)
-    settings = [_group(parameters, decay, lr, config) for (decay, lr), parameters in groups.items()]
+def make(
+    model: GraphModule, weights: Mapping[str, Weight], config: Optim, compiled: bool = False
+) -> torch.optim.Optimizer:
+    """The run's optimiser over the model's parameters, one group for each pair of decay and multiplier.
+
+    `compiled` lets it use torch.compile. Raises `SpecError` for Muon without a matrix to move.
+    """
+    parameters = dict(model.named_parameters())
     beta1, beta2 = config.betas
-    return torch.optim.AdamW(settings, betas=(beta1, beta2), eps=config.eps, fused=True)
+    moments: dict[str, Any] = {"betas": (beta1, beta2), "eps": config.eps}
+    match config.name:
+        case "adamw":
+            return torch.optim.AdamW(_groups(parameters, weights, config), **moments, fused=True)
+        case "stable_adamw":
+            groups, coupled = _groups(parameters, weights, config), config.decay == "coupled"
+            return StableAdamW(groups, **moments, clips_decay=coupled, compiled=compiled)
+        case "muon":
+            inner, outer = _split(model, parameters)
+            # With this adjustment an update is as long as AdamW's, so that one learning rate fits both.
+            muon = Muon(_groups(inner, weights, config), momentum=config.momentum, adjust_lr_fn="match_rms_adamw")
+            return Together(muon, torch.optim.AdamW(_groups(outer, weights, config), **moments, fused=True))
+
+
+def _split(model: GraphModule, parameters: dict[str, nn.Parameter]) -> tuple[dict[str, nn.Parameter], ...]:
+    """The matrices inside the blocks, and all other parameters."""
+    matrices = {id(p) for block in model.blocks() for p in block.parameters() if p.ndim == 2}
+    if not matrices:
+        message = "muon moves the matrices inside the blocks, but the model has none"
+        raise SpecError([Problem(message, Place("optim.name", 0), "adamw moves all parameters")])
+    inner = {name: p for name, p in parameters.items() if id(p) in matrices}
+    return inner, {name: p for name, p in parameters.items() if name not in inner}
+
+
+def _groups(parameters: dict[str, nn.Parameter], weights: Mapping[str, Weight], config: Optim) -> list[dict[str, Any]]:
+    found: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        found.setdefault((weights[name].decay, weights[name].lr), []).append(parameter)
+    return [_group(members, decay, lr, config) for (decay, lr), members in found.items()]
 
 
 def _group(parameters: list[nn.Parameter], decay: bool, multiplier: float, config: Optim) -> dict[str, Any]:
     peak = config.lr * multiplier
     weight_decay = config.weight_decay if decay else 0.0
-    # AdamW takes lr_t * weight_decay * theta off, and lr_t is s_t * peak; divided by the peak, s_t is what is left.
+    # All take lr_t * weight_decay * theta off, and lr_t is s_t * peak; divided by the peak, s_t is what is left.
     if config.decay == "independent" and peak:
         weight_decay /= peak
     return {"params": parameters, "lr": peak, "peak": peak, "weight_decay": weight_decay}

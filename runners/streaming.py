@@ -82,7 +82,7 @@ class Intake:
     @cached_property
     def key(self) -> str:
         """Hash of all that the shards depend on."""
-        return digest([FORMAT, self.source.model_dump(exclude={"weight"}), self.held_out, self.tokenizer.digest])
+        return digest([FORMAT, identity(self.source), self.held_out, self.tokenizer.digest])
 
     def write(self, folder: Path, deep: bool = False) -> Path:
         """The folder, with shards of the data set in it; they are streamed unless they lie there whole.
@@ -151,6 +151,11 @@ class Intake:
     def _tokens(self) -> int:
         assert self.source.tokens, "a hub source without `tokens` is refused"
         return self.source.tokens
+
+
+def identity(source: "Source") -> dict[str, Any]:
+    """All that decides which text is taken from a data set of the hub, as plain data."""
+    return source.model_dump(exclude={"weight"}) | {"split": source.split or SPLIT}
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from blockgraph.schema import Fields
 from runners.cache import MODEL, Tokens, digest, file_digest, made, refuse
 from runners.corpus import DataConfig, Source, Texts, shard_folder
 from runners.documents import Document, batches
+from runners.streaming import identity
 
 CHECKSUM = "sha256"
 VOCAB = 4096
@@ -163,8 +164,8 @@ def prepare(config: TokenizerConfig, data: DataConfig, cache: Path, base: Path) 
         if folder := shard_folder(source, base):
             return _of_shards(folder, source, config)
     texts = Texts(data, base, cache)
-    streamed = [source.model_dump(exclude={"weight"}) for source in texts.hub]
-    target = cache / "tokenizers" / digest([config.model_dump(), texts.digest, data.fraction, streamed])
+    streamed = [data.fraction, *map(identity, texts.hub)]
+    target = cache / "tokenizers" / digest([config.model_dump(), texts.digest, streamed])
     made(target, _is_whole, lambda fresh: _write(fresh, _train(config, texts)))
     return Tokenizer((target / MODEL).read_bytes())
 

@@ -14,9 +14,7 @@ from blockgraph.errors import SpecError
 from blockgraph.graph import Graph
 
 SEQ, WIDTH = 5, 8
-HEAD = (
-    "block: random\ndims: {d_model: 8, n_heads: 2, d_head: d_model / n_heads}\ninputs: {x: [batch, seq, d_model]}\n"
-)
+HEAD = "block: random\ndims: {d_model: 8, n_heads: 2, d_head: d_model / n_heads}\ninputs: {x: [batch, seq, d_model]}\n"
 # Ops by what they read and what they give: x [batch, seq, d], h with heads, s scores, m a matrix for each head.
 UNARY = {
     ("x", "x"): (
@@ -94,9 +92,8 @@ class Draft:
             if name != "x" and name not in needed:
                 needed.add(name)
                 wanted += self.lines[name][1]
-        nodes = [
-            f"  {name}: {{op: {op}, in: [{', '.join(reads)}]}}" for name, (op, reads) in self.lines.items() if name in needed
-        ]
+        kept = {name: line for name, line in self.lines.items() if name in needed}
+        nodes = [f"  {name}: {{op: {op}, in: [{', '.join(reads)}]}}" for name, (op, reads) in kept.items()]
         return "\n".join([f"{HEAD}causal: {str(causal).lower()}\nnodes:", *nodes, f"outputs: {{x: {last}}}\n"])
 
 

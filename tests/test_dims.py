@@ -3,6 +3,7 @@
 import ast
 import math
 import operator
+from contextlib import suppress
 from fractions import Fraction
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from blockgraph.dims import Dims, Size
 from blockgraph.errors import OpError
-from blockgraph.expression import evaluate, parse_expression, python_text
+from blockgraph.expression import MAX_TEXT, evaluate, parse_expression, python_text
 
 BOUND = {"a": 3, "b": 16, "c": 60}
 FREE = {"batch": 5, "seq": 7}
@@ -34,10 +35,9 @@ EXACT = {
 
 def trees(names, operators):
     leaves = st.integers(0, 30) | st.sampled_from(names)
+    powers = st.tuples(st.just("**"), leaves, st.integers(0, 3))
     return st.recursive(
-        leaves,
-        lambda inner: st.tuples(st.sampled_from(operators), inner, inner) | st.tuples(st.just("**"), inner, st.integers(0, 3)),
-        max_leaves=8,
+        leaves | powers, lambda inner: st.tuples(st.sampled_from(operators), inner, inner), max_leaves=8
     )
 
 
@@ -54,7 +54,7 @@ def exact(tree, values):
     match tree:
         case (symbol, left, right):
             left, right = exact(left, values), exact(right, values)
-            return EXACT[symbol](left, int(right) if symbol == "**" else right)
+            return Fraction(EXACT[symbol](left, int(right) if symbol == "**" else right))
         case str():
             return Fraction(values[tree])
     return Fraction(tree)
@@ -99,7 +99,7 @@ def test_sums_and_products_of_sizes_are_those_of_their_values(left, right):
 def test_printed_size_reads_back_to_an_equal_one(tree):
     for dims in (DIMS, FREE_DIMS):
         size = size_or_none(dims, text_of(tree))
-        if size is not None:
+        if size is not None and len(str(size)) <= MAX_TEXT:
             again = dims.size(str(size))
             assert again == size
             assert again.form == size.form
@@ -140,8 +140,8 @@ def test_generated_python_keeps_a_negative_base_together():
     assert eval(number.source({"layer": "layer"}), {"layer": 3.0}) == number.at(layer=3) == 9.0
 
 
-WORDS = ["a", "b", "seq", "1", "2.5", "0", "+", "-", "*", "/", "//", "%", "**", "(", ")", ",", "sqrt", "log", "min", "max"]
-WORDS += [".", "[", "]", "{", "}", "'", '"', "lambda", ":", "if", "else", "=", "_", " ", "\n", "\\", "1e9", "é", "\0", "\ud800"]
+PARTS = "a b seq 1 2.5 0 1e9 + - * / // % ** ( ) , sqrt log min max . [ ] { } ' \" lambda : if else = _ \\ é"
+WORDS = [*PARTS.split(), " ", "\n", "\0", "\ud800"]
 
 
 @given(st.lists(st.sampled_from(WORDS)).map("".join) | st.text())
@@ -152,10 +152,8 @@ WORDS += [".", "[", "]", "{", "}", "'", '"', "lambda", ":", "if", "else", "=", "
 @example("-" * 200)
 def test_random_text_raises_nothing_but_op_errors(text):
     size_or_none(DIMS, text)
-    try:
+    with suppress(OpError):
         DIMS.number(text)
-    except OpError:
-        pass
 
 
 @given(st.lists(st.sampled_from(WORDS)).map("".join))
@@ -166,10 +164,13 @@ def test_nothing_but_the_grammar_is_accepted(text):
         return
     allowed = (ast.BinOp, ast.UnaryOp, ast.Call, ast.Name, ast.Constant, ast.operator, ast.unaryop, ast.expr_context)
     assert all(isinstance(node, allowed) for node in ast.walk(tree))
-    assert all(ast.unparse(node.func) in ("sqrt", "log", "min", "max") for node in ast.walk(tree) if isinstance(node, ast.Call))
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert called <= {"sqrt", "log", "min", "max"}
 
 
-@pytest.mark.parametrize("value", [None, True, False, [4], {"a": 4}, "", "a b", "a.b", "a[0]", "a(1)", "lambda: 1", "'a'", "1_0"])
+@pytest.mark.parametrize(
+    "value", [None, True, False, [4], {"a": 4}, "", "a b", "a.b", "a[0]", "a(1)", "lambda: 1", "'a'", "1_0"]
+)
 def test_what_is_no_expression_is_refused(value):
     for read in (DIMS.size, DIMS.number):
         with pytest.raises(OpError):
@@ -204,7 +205,9 @@ def test_sizes_that_cannot_be_say_why(text, told):
     assert str(caught.value) == told
 
 
-@pytest.mark.parametrize("text", ["1 / layer", "log(layer)", "sqrt(layer - 2)", "1 / (layer - 3)", "1e300 * 1e300", "1 / 0", "sqrt(-1)"])
+@pytest.mark.parametrize(
+    "text", ["1 / layer", "log(layer)", "sqrt(layer - 2)", "1 / (layer - 3)", "1e300 * 1e300", "1 / 0", "sqrt(-1)"]
+)
 def test_numbers_have_to_be_finite_in_every_layer(text):
     dims = Dims({"n_layers": Size.symbol("n_layers", 4)})
     with pytest.raises(OpError, match="has no finite value"):

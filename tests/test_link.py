@@ -35,7 +35,12 @@ def reads(graph, path):
 
 def test_without_in_a_node_reads_the_one_above_it_and_the_first_the_input(graph_of):
     graph = graph_of(block("  a: {op: relu}\n  g: {nodes: {b: {op: relu}, c: {op: relu}}}\n  last: {op: relu}\n"))
-    assert [reads(graph, path) for path in ("a", "g.b", "g.c", "last")] == [{"x": "x"}, {"x": "a"}, {"x": "g.b"}, {"x": "g.c"}]
+    assert [reads(graph, path) for path in ("a", "g.b", "g.c", "last")] == [
+        {"x": "x"},
+        {"x": "a"},
+        {"x": "g.b"},
+        {"x": "g.c"},
+    ]
 
 
 def test_names_of_the_group_come_before_those_around_it(graph_of):
@@ -85,7 +90,9 @@ def test_order_is_free_where_every_in_is_written(path, graph_of):
 
 
 def test_ports_may_be_given_by_name_in_any_order(graph_of):
-    nodes = "  q: {op: linear, out: d}\n  bmm: {op: matmul, in: {b: q, a: x}, transpose: b}\n  mask: {op: causal_mask}\n"
+    nodes = (
+        "  q: {op: linear, out: d}\n  bmm: {op: matmul, in: {b: q, a: x}, transpose: b}\n  mask: {op: causal_mask}\n"
+    )
     graph = graph_of(block(nodes + "  p: {op: softmax}\n  last: {op: matmul, in: {b: x, a: p}}\n"))
     assert list(graph.nodes["bmm"].inputs.items()) == [("a", Ref("input", "x")), ("b", Ref("node", "q", "out"))]
 
@@ -145,7 +152,9 @@ def test_the_whole_text_holds_slots_and_paths_that_were_set(tmp_path, graph_of):
 
 
 def test_dims_of_the_spec_around_a_block_take_the_place_of_its_own(graph_of):
-    spec = block("  last: {op: stack, in: x, of: baseline, repeat: n}\n", out="{x: last}").replace("d: 8", "d: 8, d_model: d")
+    spec = block("  last: {op: stack, in: x, of: baseline, repeat: n}\n", out="{x: last}").replace(
+        "d: 8", "d: 8, d_model: d"
+    )
     graph = graph_of(spec.replace("h: 2", "h: 2, n_heads: h"))
     (inner,) = graph.nodes["last"].blocks
     assert {name: inner.dims.sizes[name].known for name in ("d_model", "n_heads", "d_head", "d_ff", "n_layers")} == {
@@ -161,8 +170,8 @@ def test_a_block_beside_the_spec_comes_before_a_shipped_one(tmp_path, graph_of):
 
 def test_a_stack_can_be_read_before_it_is_written(graph_of):
     nodes = "  last: {op: relu, in: s.x}\n  s: {op: stack, in: x, of: inner, repeat: 2}\n"
-    inner = "blocks: {inner: {block: inner, dims: {d: 8}, inputs: {x: [batch, seq, d]}, nodes: {a: {op: gelu}}, outputs: {x: a}}}\n"
-    graph = graph_of(block(nodes, extra=inner))
+    inner = "{block: inner, dims: {d: 8}, inputs: {x: [batch, seq, d]}, nodes: {a: {op: gelu}}, outputs: {x: a}}"
+    graph = graph_of(block(nodes, extra=f"blocks: {{inner: {inner}}}\n"))
     assert list(graph.nodes) == ["s", "last"]
 
 

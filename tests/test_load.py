@@ -23,9 +23,10 @@ nodes:
   head: {op: linear, out: vocab}
 outputs: {logits: head}
 """
+LISTED = "`blockgraph list` shows the specs that ship with the package"
 OWN = """\
 block: own
-dims: {d_model: 4}
+dims: {d_model: 4, d_ff: 4 * d_model}
 inputs: {x: [batch, seq, d_model]}
 nodes: {fc: {op: linear, out: d_model}}
 outputs: {x: fc}
@@ -92,25 +93,26 @@ def test_a_path_in_a_text_starts_from_its_folder():
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"d_modle": 8}, "<set>: error: no dim or slot is called 'd_modle'; did you mean 'd_model'?"),
-        ({"blok": "qk_norm"}, "<set>: error: blok: no dim is called 'qk_norm'; dims are "),
-        ({"zzz": 8}, "<set>: error: no dim or slot is called 'zzz'; known are block, d_ff, d_head, d_model, n_heads, n_layers, size, vocab"),
-        ({"d_model": 0}, "<set>: error: d_model: 0 is not a positive whole number"),
-        ({"d_model": True}, "<set>: error: d_model: expected a number or an expression such as `4 * d_model`, found 'true'"),
-        ({"d_model": "8 * wide"}, "<set>: error: d_model: no dim is called 'wide'; dims are "),
-        ({"d_model": "9**9**9"}, "<set>: error: d_model: a power of a size is a whole number from 0 to 64, found 387420489"),
-        ({"seq": 128}, "<set>: error: 'seq' is bound when the model runs, and cannot be set"),
-        ({"layer": 1}, "<set>: error: 'layer' is bound when the model runs, and cannot be set"),
-        ({"block": "qk_nrom"}, "<set>: error: no spec is called 'qk_nrom'; did you mean 'qk_norm'?"),
-        ({"block": "./folder/onw.yaml"}, "<set>: error: there is no file './folder/onw.yaml'; did you mean 'own.yaml'?"),
-        ({"block": "gpt"}, "<set>: error: 'gpt' is a model; a stack holds blocks"),
-        ({"block": "./folder"}, "<set>: error: there is no file './folder'"),
-        ({"size": "smal"}, "<set>: error: no size is called 'smal'; did you mean 'small'?"),
-        ({"size": "huge"}, "<set>: error: no size is called 'huge'; known are small, odd"),
+        ({"d_modle": 8}, "no dim or slot is called 'd_modle'; did you mean 'd_model'?"),
+        ({"blok": "qk_norm"}, "blok: no dim is called 'qk_norm'; write a number"),
+        ({"zzz": 8}, "no dim or slot is called 'zzz'; known are block, d_ff, d_head, d_model, n_heads, "
+            "n_layers, size, vocab"),
+        ({"d_model": 0}, "d_model: 0 is not a positive whole number"),
+        ({"d_model": True}, "d_model: expected a number or an expression such as `4 * d_model`, found 'true'"),
+        ({"d_model": "8 * wide"}, "d_model: no dim is called 'wide'; write a number"),
+        ({"d_model": "9**9**9"}, "d_model: a power of a size is a whole number from 0 to 64, found 387420489"),
+        ({"seq": 128}, "'seq' is bound when the model runs, and cannot be set"),
+        ({"layer": 1}, "'layer' is bound when the model runs, and cannot be set"),
+        ({"block": "qk_nrom"}, "no spec is called 'qk_nrom'; did you mean 'qk_norm'?"),
+        ({"block": "./folder/onw.yaml"}, "there is no file './folder/onw.yaml'; did you mean 'own.yaml'?"),
+        ({"block": "gpt"}, "'gpt' is a model; a stack holds blocks"),
+        ({"block": "./folder"}, "there is no file './folder'"),
+        ({"size": "smal"}, "no size is called 'smal'; did you mean 'small'?"),
+        ({"size": "huge"}, "no size is called 'huge'; known are small, odd"),
     ],
 )  # fmt: skip
 def test_settings_that_fit_nothing_are_told(settings, expected):
-    assert told(**settings)[0] == expected
+    assert told(**settings)[0] == f"<set>: error: {expected}"
 
 
 def test_settings_are_told_where_they_were_written():
@@ -122,8 +124,9 @@ def test_settings_are_told_where_they_were_written():
 
 def test_a_setting_at_fault_brings_no_others_with_it():
     assert told(d_model="eight", n_layers=-1) == [
-        "<set>: error: d_model: no dim is called 'eight'; dims are ", "<set>: error: n_layers: -1 is not a positive whole number"
-    ]  # fmt: skip
+        "<set>: error: d_model: no dim is called 'eight'; write a number",
+        "<set>: error: n_layers: -1 is not a positive whole number",
+    ]
 
 
 def test_a_bad_size_is_told_even_when_it_is_not_chosen():
@@ -154,11 +157,11 @@ def test_faults_of_syntax_in_a_block_come_with_those_of_the_model():
     ("spec", "expected"),
     [
         ("baselin", "baselin: error: no spec is called 'baselin'; did you mean 'baseline'?"),
-        ("own", "own: error: no spec is called 'own'; `blockgraph list` shows the specs that ship with the package"),
+        ("own", f"own: error: no spec is called 'own'; {LISTED}"),
         ("./gtp.yaml", "./gtp.yaml: error: there is no file './gtp.yaml'; did you mean 'gpt.yaml'?"),
-        ("folder", "folder: error: no spec is called 'folder'; `blockgraph list` shows the specs that ship with the package"),
+        ("folder", f"folder: error: no spec is called 'folder'; {LISTED}"),
         ("./folder", "folder: error: not a regular file"),
-        ("", ": error: no spec is called ''; `blockgraph list` shows the specs that ship with the package"),
+        ("", f": error: no spec is called ''; {LISTED}"),
     ],
 )  # fmt: skip
 def test_specs_that_are_not_there_are_told(spec, expected):

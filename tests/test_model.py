@@ -157,8 +157,8 @@ def test_blocks_are_the_outermost_layers_in_order(tmp_path: Path) -> None:
     path = tmp_path / "nested.yaml"
     path.write_text(
         "model: nested\ndims: {d_model: 8}\ninputs: {x: [batch, seq, d_model]}\n"
-        "nodes:\n  outer:\n    nodes:\n      layers: {op: stack, in: x, of: two, repeat: 11}\noutputs: {x: outer}\nblocks:\n"
-        "  two:\n    block: two\n    dims: {d_model: 8}\n    inputs: {x: [batch, seq, d_model]}\n"
+        "nodes:\n  outer:\n    nodes:\n      layers: {op: stack, in: x, of: two, repeat: 11}\noutputs: {x: outer}\n"
+        "blocks:\n  two:\n    block: two\n    dims: {d_model: 8}\n    inputs: {x: [batch, seq, d_model]}\n"
         "    nodes:\n      fc: {op: linear, in: x, out: d_model}\n      pair: {op: stack, of: one, repeat: 2}\n"
         "    outputs: {x: pair}\n    blocks:\n"
         "      one:\n        block: one\n        dims: {d_model: 8}\n        inputs: {x: [batch, seq, d_model]}\n"

@@ -100,7 +100,8 @@ def test_a_block_equals_torch_written_by_hand(method: str, kind: str) -> None:
 def test_every_method_is_felt_at_these_weights(method: str) -> None:
     _, theirs = pair(method, "block")
     without = OracleBlock("baseline", WIDTH, HEADS)
-    without.load_state_dict({name: theirs.state_dict().get(name, value) for name, value in without.state_dict().items()})
+    known = theirs.state_dict()
+    without.load_state_dict({name: known.get(name, value) for name, value in without.state_dict().items()})
     change = far(theirs(activations()), without(activations()))
     assert change == 0.0 if method == "baseline" else change > BINDS
 

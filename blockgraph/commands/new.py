@@ -33,7 +33,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def renamed(text: str, name: str) -> str:
-    """A spec's text under another name, without the paper that described the original."""
+    """A spec's text under another name and title, without the paper that described the original."""
     lines = [line for line in text.splitlines() if not line.startswith(("# yaml-language-server", "paper:"))]
-    kinds = ("block:", "model:")
-    return "\n".join(f"{line.split(':')[0]}: {name}" if line.startswith(kinds) else line for line in lines) + "\n"
+    new = {"block": name, "model": name, "title": name.replace("_", " ").capitalize()}
+    return "".join(f"{_put(line, new)}\n" for line in lines)
+
+
+def _put(line: str, new: dict[str, str]) -> str:
+    key = line.partition(":")[0]
+    return f"{key}: {new[key]}" if key in new else line

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from blockgraph.figure import rails
 from blockgraph.figure.frame import Frame, Key
-from blockgraph.figure.lanes import SINK, SOURCE, Column, Extent, Site, series
+from blockgraph.figure.lanes import SINK, SOURCE, Column, Extent, Site, series, text_room
 from blockgraph.figure.layered import layered
 from blockgraph.figure.levels import Hop, Level, levels
 from blockgraph.figure.style import GAP, LABEL, PAD
@@ -21,6 +21,7 @@ class Plan:
     x: dict[str, float] = field(default_factory=dict)
     lanes: dict[Hop, float] = field(default_factory=dict)
     sides: dict[Hop, int] = field(default_factory=dict)  # hops on rails
+    residuals: set[Hop] = field(default_factory=set)
     outward: dict[Hop, int] = field(default_factory=dict)
     frames: dict[str, Extent] = field(default_factory=dict)
     paths: Mapping[Key, tuple[Hop, ...]] = field(default_factory=dict)
@@ -37,7 +38,7 @@ def arrange(frame: Frame) -> Plan:
     rooms: dict[str, Extent] = {slot: _room(frame, slot) for slot in frame.items}
     for name in sorted(found, key=lambda name: len(frame.around(name)) if name else -1, reverse=True):
         _equalize(found[name], frame, rooms)
-        columns[name] = _column(frame, found[name], rooms, plan)
+        columns[name] = _column(frame, found[name], rooms, plan, columns)
         rooms[name] = _framed(frame, name, columns[name]) if name else columns[name].extent
     _settle(frame, columns, rooms, plan, "", 0.0)
     plan.extent = rooms[""]
@@ -71,9 +72,12 @@ def _share(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return one[0] <= other[1] and other[0] <= one[1]
 
 
-def _column(frame: Frame, level: Level, rooms: Mapping[str, Extent], plan: Plan) -> Column:
-    residual = {slot for slot, item in frame.items.items() if item.kind == "residual"}
-    chosen = rails.choose(level, residual)
+def _column(
+    frame: Frame, level: Level, rooms: Mapping[str, Extent], plan: Plan, inside: Mapping[str, Column]
+) -> Column:
+    sums = {slot for slot, item in frame.items.items() if item.kind == "residual"}
+    residuals = rails.residuals(level, sums)
+    chosen = dict.fromkeys(residuals, rails.RIGHT) | rails.others(level, residuals)
     hops = [hop for hop in level.roads if hop not in chosen]
     used = {hop.tail for hop in hops} | {hop.head for hop in hops}
     railed = {hop.tail for hop in chosen} | {hop.head for hop in chosen}
@@ -81,10 +85,32 @@ def _column(frame: Frame, level: Level, rooms: Mapping[str, Extent], plan: Plan)
     joined = hops + _joins(level, inner, hops)
     site = Site(level, rooms, frozenset(frame.clusters), layered)
     column = series(site, SOURCE, inner, SINK, joined)
+    _align(frame, level, column, inside)
+    chosen |= rails.sided(level, column, residuals)
     rails.place(level, column, chosen)
     plan.sides |= chosen
+    plan.residuals.update(residuals)
     plan.plain = plan.plain or column.plain
     return column
+
+
+def _align(frame: Frame, level: Level, column: Column, inside: Mapping[str, Column]) -> None:
+    """Put inputs right below the terminals that they feed, where that keeps them apart."""
+    feeding = {h.tail: h for h in level.roads if h.head in inside and h.head in column.x and h.end in inside[h.head].x}
+    inputs = [v for v in column.x if v in feeding and not _solid(frame, v) and _fed_once(level, v)]
+    wished = {v: column.x[feeding[v].head] + inside[feeding[v].head].x[feeding[v].end] for v in inputs}
+    places = sorted((x, frame.items[v].width if v in frame.items else 0.0) for v, x in wished.items())
+    if all(x + wide / 2 + GAP <= other - w / 2 for (x, wide), (other, w) in zip(places, places[1:], strict=False)):
+        column.x |= wished
+        column.lanes |= {feeding[v]: x for v, x in wished.items()}
+        for vertex, x in wished.items():
+            low = level.rows[vertex][0]
+            column.spans.append((low, low + 1, x, x + text_room(level.roads[feeding[vertex]])))
+
+
+def _fed_once(level: Level, vertex: str) -> bool:
+    """Whether a vertex only begins hops, and one of them alone goes to a cluster."""
+    return not any(hop.head == vertex for hop in level.roads) and level.rows[vertex][0] == min(level.rows.values())[0]
 
 
 def _solid(frame: Frame, vertex: str) -> bool:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from blockgraph.figure.scene import Anchor, Box, Plate, Scene, Wire, WireKind, Words, shortened
+from blockgraph.figure.scene import Anchor, Box, Plate, Scene, Wire, WireKind, Words, shortened, two_lines
 from blockgraph.figure.style import (
     ADDED, ARROW, CLUSTER_FILL, CLUSTER_LINE, CORNER, FAINT, INK, LABEL, LOOKS, PAPER, PLATE_FILL, RESIDUAL, SMALL,
     WEIGHT, Point, Shape,
@@ -14,6 +14,7 @@ FONT, BOLD = "Helvetica", "Helvetica-Bold"
 LOOSE = 1.25  # invisible boxes of text are wider than it, for fonts other than the table's
 MARGIN = 8.0
 SHADOW_STEP = 4.0
+BEHIND: Mapping[WireKind, int] = {"removed": 0, "skip": 1}  # drawn before the others, which cover what they share
 _SHAPES: Mapping[Shape, str] = {"rounded": "box", "double": "box", "diagonals": "box", "text": "plaintext"}
 _WIRES: Mapping[WireKind, Mapping[str, str]] = {
     "flow": {"color": INK, "penwidth": "0.9"},
@@ -42,8 +43,9 @@ def dot(scene: Scene) -> str:
     lines += [f"  {line}" for line in _clusters(scene.plates, "", scene.boxes)]
     lines += [f"  {names[box.slot]} [{_attributes(_box(box))}];" for box in scene.boxes]
     lines += [f"  d{i} [{_attributes(_dot(point))}];" for i, point in enumerate(scene.dots)]
-    lines += [f"  t{i} [{_attributes(_words(words), words.anchor)}];" for i, words in enumerate(scene.words)]
-    behind_first = sorted(scene.wires, key=lambda wire: wire.kind != "skip")
+    words = [*scene.words, *(line for box in scene.boxes if box.sub for line in two_lines(box))]
+    lines += [f"  t{i} [{_attributes(_words(line), line.anchor)}];" for i, line in enumerate(words)]
+    behind_first = sorted(scene.wires, key=lambda wire: BEHIND.get(wire.kind, 2))
     lines += [f"  {names[w.tail]} -> {names[w.head]} [{_attributes(_wire(w, scene.dots))}];" for w in behind_first]
     return "\n".join([*lines, "}", ""])
 
@@ -100,7 +102,7 @@ def _box(box: Box) -> dict[str, str]:
     inset = 8.0 if box.shape == "double" else 0.0
     values = {
         "pos": _point((box.x, box.y)), "width": _inches(box.width - inset), "height": _inches(box.height - inset),
-        "shape": _SHAPES.get(look.shape, look.shape), "label": box.label, "comment": box.about,
+        "shape": _SHAPES.get(look.shape, look.shape), "label": "" if box.sub else box.label, "comment": box.about,
         "style": _style(box), "fillcolor": PAPER if box.status == "removed" else look.fill,
     }  # fmt: skip
     if box.shape == "double":

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from blockgraph.figure.text import clean, display
 from blockgraph.graph import Graph, Node, Ref
 
+SHORT_TITLE = 28  # characters up to which a block's title stands on its plate, and not its name
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -95,7 +97,7 @@ def _plate(result: Flat, entry: Entry) -> dict[str, Value]:
     """Add a stack's block on its plate; returns what the stack gives."""
     node, slot = entry.node, entry.slot
     block = node.blocks[0]
-    title = clean(node.title or block.title or block.name, 40)
+    title = node.title or (block.title if 0 < len(block.title) <= SHORT_TITLE else block.name)
     result.stacks[slot] = entry
-    result.clusters[slot] = Cluster(slot, title, entry.cluster, len(node.plan))
+    result.clusters[slot] = Cluster(slot, clean(title, 40), entry.cluster, len(node.plan))
     return _read(result, block, f"{slot}/", slot, entry.inputs)

@@ -18,7 +18,7 @@ class Frame:
     """The union of pictures: every slot with its row, counted from the input upward, and the finest links.
 
     A link that another picture runs through further nodes has that path in `via`: baseline's `qkv -> rope_q` goes
-    through the place of `ln_q`. `where` holds the pictures that show a link, and `gone` what the first picture shows as
+    through the place of `ln_q`. `where` holds the pictures that run along a link, and `gone` what the first picture shows as
     removed. A cluster spans from its bottom row to its top row, which hold nothing else of it.
     """
 
@@ -44,8 +44,7 @@ class Frame:
 
     def finest(self, key: Key) -> tuple[Key, ...]:
         """The links of the frame that a link of a picture runs along."""
-        path = self.via.get(key)
-        return tuple(fine for step in path for fine in self.finest(step)) if path else (key,)
+        return tuple(_fine(key, self.via))
 
     @cached_property
     def height(self) -> int:
@@ -58,6 +57,7 @@ def frame(pictures: Sequence[Picture]) -> Frame:
     items = _widest(item for picture in pictures for item in picture.items.values())
     clusters = {slot: cluster for picture in reversed(pictures) for slot, cluster in picture.clusters.items()}
     via = {key: path for picture in pictures for key, path in _detours(picture, pictures)}
+    via = {key: path for key, path in via.items() if not _beside(key, path, pictures)}
     links = _finest(pictures, via)
     sides = _sides(items, links)
     order = _order(items, links, sides)
@@ -67,7 +67,7 @@ def frame(pictures: Sequence[Picture]) -> Frame:
     order = _bounded(order, items, kept, links, sides)
     rows, spans = _rows(order, items, kept)
     rows |= {slot: rows[_owner(slot, sides)] for slot in sides}
-    where = _where(pictures)
+    where = _where(pictures, via)
     gone = frozenset(link.key for link in pictures[0].links if link.status == "removed")
     return Frame(items, links, kept, rows, spans, sides, via, where, gone, notes)
 
@@ -87,7 +87,8 @@ def _detours(picture: Picture, pictures: Sequence[Picture]) -> Iterator[tuple[Ke
             continue
         after: dict[str, list[Link]] = {}
         for link in other.links:
-            after.setdefault(link.tail, []).append(link)
+            if link.status != "removed":
+                after.setdefault(link.tail, []).append(link)
         for link in picture.links:
             paths = [path for first in after.get(link.tail, ()) if first.port == link.port
                      for path in _paths(first, link, after, picture)]  # fmt: skip
@@ -107,6 +108,12 @@ def _paths(step: Link, link: Link, after: Mapping[str, list[Link]], picture: Pic
             pending += [(following, path) for following in after.get(step.head, ())]
 
 
+def _beside(key: Key, path: Sequence[Key], pictures: Sequence[Picture]) -> bool:
+    """Whether some picture shows a link beside the nodes through which another one takes it."""
+    inside = {step[2] for step in path[:-1]}
+    return any(inside & set(p.items) and any(link.key == key for link in p.links) for p in pictures)
+
+
 def _finest(pictures: Sequence[Picture], via: Mapping[Key, object]) -> tuple[Link, ...]:
     links: dict[Key, Link] = {}
     for picture in pictures:
@@ -116,12 +123,21 @@ def _finest(pictures: Sequence[Picture], via: Mapping[Key, object]) -> tuple[Lin
     return tuple(links.values())
 
 
-def _where(pictures: Sequence[Picture]) -> dict[Key, frozenset[int]]:
+def _where(pictures: Sequence[Picture], via: Mapping[Key, tuple[Key, ...]]) -> dict[Key, frozenset[int]]:
     where: dict[Key, frozenset[int]] = {}
     for index, picture in enumerate(pictures):
         for link in picture.links:
-            where[link.key] = where.get(link.key, frozenset()) | {index}
+            for key in _fine(link.key, via):
+                where[key] = where.get(key, frozenset()) | {index}
     return where
+
+
+def _fine(key: Key, via: Mapping[Key, tuple[Key, ...]]) -> Iterator[Key]:
+    """A link's path with every step of it taken apart again."""
+    if key not in via:
+        yield key
+    for step in via.get(key, ()):
+        yield from _fine(step, via)
 
 
 def _sides(items: Mapping[str, Item], links: Iterable[Link]) -> dict[str, str]:

@@ -138,13 +138,17 @@ def _branches(
 
 def _wire(site: Site, hop: Hop, side: int) -> Column:
     """A hop on its own lane, with its text on the outer side."""
-    text, outer = site.road(hop).text, -1 if side < 0 else 1
-    room = 5 + width(text, SMALL + 1) if text else 0.0
+    room, outer = text_room(site.road(hop)), -1 if side < 0 else 1
     low = site.level.rows.get(hop.tail, (0, 0))[1]
     high = site.level.rows.get(hop.head, (low, low))[0]
-    spans: list[Span] = [(low, low + 1, -room * (outer < 0) - WIRE, room * (outer > 0) + WIRE)] if text else []
+    spans: list[Span] = [(low, low + 1, -room * (outer < 0) - WIRE, room * (outer > 0) + WIRE)] if room else []
     spans += [(low + 1, high - 1, -WIRE, WIRE)] if high - low > 1 else []
     return Column(lanes={hop: 0.0}, outward={hop: outer}, spans=spans)
+
+
+def text_room(road: Road) -> float:
+    """Room beside a lane for what is written there."""
+    return 5 + width(road.text, SMALL + 1) if road.text else 0.0
 
 
 Branch = tuple[list[str], list[Hop]]
@@ -152,11 +156,10 @@ Branch = tuple[list[str], list[Hop]]
 
 def _parallel(site: Site, below: str, above: str, parts: list[Branch], side: int, depth: int) -> Column:
     """Branches side by side in the order of their ports, the one that outweighs the others on the axis."""
-    groups = _alternatives(site, below, above, parts)
+    groups = _ordered(site, below, above, _alternatives(site, below, above, parts), side)
     weights = [max(_weight(site, part) for part in group) for group in groups]
-    groups, weights = _ordered(site, groups, weights)
     axis = _on_axis(weights)
-    sides = [side or -1 if _gone(site, group) else (i > axis) - (i < axis) or side for i, group in enumerate(groups)]
+    sides = [(index > axis) - (index < axis) or side for index in range(len(groups))]
     columns = [_stacked(site, below, above, group, s, depth) for group, s in zip(groups, sides, strict=True)]
     places = _places(columns, even=max(weights) <= 1)
     strongest = [place for place, weight in zip(places, weights, strict=True) if weight == max(weights)]
@@ -178,8 +181,8 @@ def _stacked(site: Site, below: str, above: str, group: list[Branch], side: int,
 def _alternatives(site: Site, below: str, above: str, parts: list[Branch]) -> list[list[Branch]]:
     groups: list[list[Branch]] = []
     for part in parts:
-        ends, shown = _ends(below, above, part), _shown(site, part)
-        group = next((g for g in groups if _ends(below, above, g[0]) == ends
+        kind, shown = (_ends(below, above, part), _gone(site, [part])), _shown(site, part)
+        group = next((g for g in groups if (_ends(below, above, g[0]), _gone(site, g)) == kind
                       and not any(_shown(site, other) & shown for other in g)), None)  # fmt: skip
         if group is None:
             groups.append([part])
@@ -211,23 +214,27 @@ def _weight(site: Site, part: Branch) -> int:
     return 1 if single and not site.clusters.intersection(inside) else 2
 
 
-def _ordered(
-    site: Site, groups: list[list[Branch]], weights: list[int]
-) -> tuple[list[list[Branch]], list[int]]:
-    """By ports; a bare line goes to the right of all that has boxes, and what was removed to the left."""
+def _ordered(site: Site, below: str, above: str, groups: list[list[Branch]], side: int) -> list[list[Branch]]:
+    """By ports, bare lines to the right of all that has boxes; what was removed stands outside of what is there now."""
 
-    def key(pair: tuple[list[Branch], int]) -> tuple[int, float, float]:
-        orders = [site.road(hop).order for _, hops in pair[0] for hop in hops]
-        bare = {-1: -1, 0: 1}.get(pair[1], 0)
+    def key(group: list[Branch]) -> tuple[bool, float, float]:
+        orders = [site.road(hop).order for _, hops in group for hop in hops]
+        bare = max(_weight(site, part) for part in group) == 0
         return bare, sum(o[0] for o in orders) / len(orders), sum(o[1] for o in orders) / len(orders)
 
-    pairs = sorted(zip(groups, weights, strict=True), key=key)
-    return [group for group, _ in pairs], [weight for _, weight in pairs]
+    order = sorted((group for group in groups if not _gone(site, group)), key=key)
+    axis = _on_axis([max(_weight(site, part) for part in group) for group in order])
+    for group in (group for group in groups if _gone(site, group)):
+        ends = _ends(below, above, group[0])
+        like = next((i for i, other in enumerate(order) if _ends(below, above, other[0]) == ends), axis)
+        outside = like > axis or (like == axis and side > 0)
+        order.insert(int(like) + 1 if outside else int(like), group)
+    return order
 
 
 def _on_axis(weights: Sequence[int]) -> float:
     """Position, among the branches, of the axis: the middle of the heaviest."""
-    heavy = [index for index, weight in enumerate(weights) if weight == max(weights)]
+    heavy = [index for index, weight in enumerate(weights) if weight == max(weights)] or [0]
     return (heavy[0] + heavy[-1]) / 2
 
 

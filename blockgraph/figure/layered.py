@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from blockgraph.figure.lanes import WIRE, Column, Site
+from blockgraph.figure.lanes import WIRE, Column, Site, text_room
 from blockgraph.figure.levels import Hop
 from blockgraph.figure.style import GAP
 
-SWEEPS, PULLS, LARGE = 12, 24, 150
+SWEEPS, PULLS, LARGE = 12, 40, 150
+STRAIGHT = 8  # how much more a line wants to be straight than boxes to be near
 
 
 @dataclass
@@ -21,6 +22,7 @@ class Block:
     order: float
     x: float = 0.0
     near: list["Block"] = field(default_factory=list)
+    line: bool = False
 
     def beside(self, other: "Block") -> bool:
         """Whether both need room in one row."""
@@ -37,6 +39,10 @@ def layered(site: Site, below: str, inner: Sequence[str], above: str, hops: Sequ
         for one, other in zip(present, present[1:], strict=False):
             one.near.append(other)
             other.near.append(one)
+    for hop in hops:
+        beside = lines.get(hop) or vertices.get(hop.head) or vertices.get(hop.tail)
+        if beside:
+            beside.right = max(beside.right, text_room(site.road(hop)))
     blocks = [*vertices.values(), *lines.values()]
     _arrange(blocks)
     column = Column(plain=True)
@@ -53,7 +59,7 @@ def layered(site: Site, below: str, inner: Sequence[str], above: str, hops: Sequ
 def _line(site: Site, hop: Hop, index: int) -> Block | None:
     low = site.level.rows.get(hop.tail, (0, -1))[1] + 1
     high = site.level.rows.get(hop.head, (low, low))[0] - 1
-    return Block(low, high, -WIRE, WIRE, float(index)) if high >= low else None
+    return Block(low, high, -WIRE, WIRE, float(index), line=True) if high >= low else None
 
 
 def _arrange(blocks: list[Block]) -> None:
@@ -79,7 +85,8 @@ def _pull(blocks: list[Block]) -> None:
     for index, block in enumerate(blocks):
         if not block.near:
             continue
-        wish = sum(n.x for n in block.near) / len(block.near)
+        weights = [STRAIGHT if block.line or near.line else 1 for near in block.near]
+        wish = sum(weight * near.x for weight, near in zip(weights, block.near, strict=True)) / sum(weights)
         left = max((o.x + o.right for o in blocks[:index] if o.beside(block)), default=float("-inf"))
         right = min((o.x + o.left for o in blocks[index + 1 :] if o.beside(block)), default=float("inf"))
         block.x = max(left + GAP - block.left, min(wish, right - GAP - block.right))

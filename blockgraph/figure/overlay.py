@@ -9,7 +9,7 @@ from blockgraph.figure.flat import Cluster
 from blockgraph.figure.picture import PLAIN, THROUGH, Detail, Item, Link, Picture, picture
 from blockgraph.figure.text import clean
 
-GONE = "\n"  # ends the slot of a node that only the first graph has
+MOVED = "\n"  # ends the slot of a node of the first graph where the second has another of that path
 
 
 def overlay(diff: Diff, detail: Detail = PLAIN) -> Picture:
@@ -28,7 +28,8 @@ def overlay(diff: Diff, detail: Detail = PLAIN) -> Picture:
 def panels(diff: Diff, detail: Detail = PLAIN) -> tuple[Picture, Picture]:
     """Both graphs, what only the first has and what is new in the second marked."""
     before, after = _renamed(diff, detail), _marked(diff, detail)
-    items = {s: replace(i, status="removed") if s.endswith(GONE) else i for s, i in before.items.items()}
+    stayed = {*diff.match.values()}
+    items = {s: i if s in stayed or ":" in s else replace(i, status="removed") for s, i in before.items.items()}
     items |= {s: replace(items[s], status="changed") for s in diff.changed if s in items}
     return replace(before, items=items), after
 
@@ -59,7 +60,8 @@ def _rewired(diff: Diff, link: Link) -> bool:
 def _renamed(diff: Diff, detail: Detail) -> Picture:
     """The first graph, its nodes and clusters under the slots that the second one gives them."""
     drawn = picture(diff.a, detail)
-    names = {slot: diff.match.get(slot, slot + GONE) for slot in diff.sides[0].entries}
+    now = diff.sides[1].entries
+    names = {s: diff.match.get(s, s + MOVED if s in now else s) for s in diff.sides[0].entries}
     clusters = _cluster_names(diff, drawn)
 
     def item(old: Item) -> Item:

@@ -12,6 +12,7 @@ from blockgraph.graph import Graph, Node
 from blockgraph.types import Type
 
 Status = Literal["", "added", "removed", "changed", "rewired"]
+MAX_PATTERN = 6  # names of blocks that a stack's box lists
 MAX_ITEMS = 600  # more cannot be read, and would take long to lay out
 THROUGH = "\t"  # between an output's port and the hidden node with its port behind it
 
@@ -35,7 +36,7 @@ class Item:
         if look.shape == "circle":
             return look.width
         room = ROOM.get(look.shape, 16)
-        mark = 14 if self.status in ("added", "removed", "changed") else 0
+        mark = 18 if self.status in ("added", "removed", "changed") else 0
         return max(look.width, width(self.label, LABEL) + room + mark, width(self.sub, SMALL) + room)
 
 
@@ -127,8 +128,17 @@ def hidden(node: Node) -> bool:
 
 def label_of(node: Node) -> str:
     """The words in a node's box."""
-    counts = (f"{node.plan.count(index)} × {block.name}" for index, block in enumerate(node.blocks))
-    return clean(node.title or ", ".join(counts) or node.op.label() or display(node.name))
+    layers = f"{len(node.plan)} layers" if node.blocks else ""
+    return clean(node.title or layers or node.op.label() or display(node.name))
+
+
+def _pattern(node: Node) -> str:
+    """The blocks of a stack in order, as far as they do not repeat."""
+    plan, names = node.plan, [block.name for block in node.blocks]
+    period = next(n for n in range(1, len(plan) + 1) if all(a == b for a, b in zip(plan, plan[n:], strict=False)))
+    if period <= MAX_PATTERN:
+        return " · ".join(names[index] for index in plan[:period])
+    return ", ".join(f"{plan.count(index)} × {name}" for index, name in enumerate(names))
 
 
 def _end(way: Literal["in", "out"], name: str) -> Item:
@@ -138,14 +148,14 @@ def _end(way: Literal["in", "out"], name: str) -> Item:
 
 def _item(entry: Entry, row: Row | None, detail: Detail) -> Item:
     node, about = entry.node, f"{entry.slot}: {entry.node.op.name}"
-    sub = _priced(row, detail) if row else ""
+    sub = _priced(row, detail) if row else clean(_pattern(node), 60) if node.blocks else ""
     return Item(entry.slot, node.op.style.role, label_of(node), entry.cluster, about, sub)
 
 
 def _priced(row: Row, detail: Detail) -> str:
     """Parameters and FLOPs of a node, or nothing where it has none."""
     work = row.flops(detail.batch, detail.seq)
-    parts = [f"{short(row.parameters)} par"] * (row.parameters > 0) + [f"{short(work)}FLOP"] * (work > 0)
+    parts = [f"{short(row.parameters)} par"] * (row.parameters > 0) + [short(work, "FLOP")] * (work > 0)
     return " · ".join(parts)
 
 

@@ -4,31 +4,44 @@ from collections.abc import Collection, Mapping
 
 import networkx as nx
 
-from blockgraph.figure.lanes import RAIL, Column, left_of, right_of
+from blockgraph.figure.lanes import RAIL, Column, left_of, right_of, text_room
 from blockgraph.figure.levels import Hop, Level
 
 RIGHT, LEFT = 1, -1
 
 
-def choose(level: Level, residual: Collection[str]) -> dict[Hop, int]:
-    """The hops that run on rails, with the side: residuals and side inputs right, shared weights left."""
+def residuals(level: Level, sums: Collection[str]) -> list[Hop]:
+    """The hops that meet, at a sum, a longer path from where they began."""
     flow = [hop for hop, road in level.roads.items() if not road.tied]
     graph: nx.DiGraph[str] = nx.DiGraph((hop.tail, hop.head) for hop in flow)
-    below = {vertex: nx.ancestors(graph, vertex) for vertex in graph if vertex in residual}
-    chosen = {hop: LEFT for hop, road in level.roads.items() if road.tied}
-    chosen |= {hop: RIGHT for hop in flow if _far(level, hop) and _bypasses(hop, flow, graph, below)}
-    rest: nx.DiGraph[str] = nx.DiGraph((hop.tail, hop.head) for hop in flow if hop not in chosen)
-    return chosen | {hop: RIGHT for hop in _side_streams(level, rest, [h for h in flow if h not in chosen])}
+    below = {vertex: nx.ancestors(graph, vertex) for hop in flow if hop.head in sums for vertex in graph.pred[hop.head]}
+    return [
+        hop for hop in flow
+        if hop.head in sums and _far(level, hop)
+        and any(hop.tail in below[other] for other in graph.pred[hop.head] if other != hop.tail)
+    ]  # fmt: skip
+
+
+def others(level: Level, chosen: Collection[Hop]) -> dict[Hop, int]:
+    """The other hops on rails, with their sides: side inputs and outputs right, shared weights left."""
+    flow = [hop for hop, road in level.roads.items() if not road.tied and hop not in chosen]
+    graph: nx.DiGraph[str] = nx.DiGraph((hop.tail, hop.head) for hop in flow)
+    tied = {hop: LEFT for hop, road in level.roads.items() if road.tied}
+    return tied | {hop: RIGHT for hop in _side_streams(level, graph, flow)}
+
+
+def sided(level: Level, column: Column, hops: Collection[Hop]) -> dict[Hop, int]:
+    """Residuals with their sides: right, but left of a sum that has others beside it on the right alone."""
+    sides = {}
+    for hop in hops:
+        row, x = level.rows[hop.head], column.x[hop.head]
+        beside = [other for v, other in column.x.items() if v != hop.head and level.rows[v][0] <= row[0] <= level.rows[v][1]]
+        sides[hop] = LEFT if beside and min(beside) > x else RIGHT
+    return sides
 
 
 def _far(level: Level, hop: Hop) -> bool:
     return level.rows[hop.head][0] - level.rows[hop.tail][1] > 1
-
-
-def _bypasses(hop: Hop, flow: list[Hop], graph: "nx.DiGraph[str]", below: Mapping[str, set[str]]) -> bool:
-    """Whether it meets, at a sum, a longer path from where it began."""
-    others = (other.tail for other in flow if other.head == hop.head and other.tail != hop.tail)
-    return hop.head in below and any(hop.tail in nx.ancestors(graph, other) for other in others)
 
 
 def _side_streams(level: Level, graph: "nx.DiGraph[str]", flow: list[Hop]) -> list[Hop]:
@@ -73,7 +86,7 @@ def _spread(level: Level, column: Column, depth: Mapping[Hop, int], side: int) -
         lane = side * max(abs(reach(column.spans, *_rows(level, hop))) for hop in rails) + side * RAIL
         for hop in rails:
             column.lanes[hop] = lane
-            column.spans.append((*_rows(level, hop), min(lane - 4, 0), max(lane + 4, 0)))
+            column.spans.append((*_rows(level, hop), min(lane - 4, 0), max(lane + 4 + text_room(level.roads[hop]), 0)))
 
 
 def _rows(level: Level, hop: Hop) -> tuple[int, int]:

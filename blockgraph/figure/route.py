@@ -7,7 +7,7 @@ from blockgraph.figure.arrange import Plan
 from blockgraph.figure.frame import Frame
 from blockgraph.figure.levels import Hop
 from blockgraph.figure.picture import Link, Picture
-from blockgraph.figure.style import LOOKS, attach_width
+from blockgraph.figure.style import ARROW, CORNER, LOOKS, attach_width
 
 CLOSE = 0.5  # points within which two lanes are one
 SIDE_STEP, SIDE_MOST = 7.0, 3  # distance and number of edges on one side of a box
@@ -80,7 +80,7 @@ class Router:
         self.frame, self.plan, self.picture = frame, plan, picture
         self.ways = [self.way(link) for link in picture.links if frame.sides.get(link.tail) != link.head]
         self.nets: dict[tuple[str, str], int] = {}
-        for way in self.ways:
+        for way in (way for way in self.ways if way.link.status != "removed"):
             net = (way.link.tail, way.link.port)
             self.nets[net] = self.nets.get(net, 0) + 1
 
@@ -141,10 +141,10 @@ class Router:
     def may_turn(self, way: Way, end: End) -> bool:
         """Whether the side is free; a value that several nodes read forks above its box instead."""
         item = self.picture.items[end.slot]
-        if LOOKS[item.kind].shape == "text":
+        if LOOKS[item.kind].shape == "text" or self.distance(end) < item.width / 2 + ARROW + CORNER:
             return False
         if end.starts and not way.link.tied:
-            alone = self.nets[way.link.tail, way.link.port] == 1
+            alone = self.nets.get((way.link.tail, way.link.port)) == 1
             if end.rail or not alone or LOOKS[item.kind].shape == "circle":
                 return False
         x = self.plan.x[end.slot]
@@ -191,7 +191,7 @@ class Router:
         text_at = None
         if way.link.text:
             text_at = (self.frame.rows[start.slot], start.lane, self.plan.outward.get(way.hops[0], 1))
-        skip = not way.link.tied and LOOKS[self.frame.items[end.slot].kind].shape == "circle" and end.rail
+        skip = way.hops[-1] in self.plan.residuals
         return Route(way.link, _joined(points), skip, text_at)
 
     def leaving(self, end: End) -> list[tuple[float, Height]]:
@@ -240,5 +240,10 @@ class Router:
 
 
 def _joined(points: list[tuple[float, Height]]) -> list[tuple[float, Height]]:
-    """Points without those that repeat the one before."""
-    return [point for index, point in enumerate(points) if index == 0 or point != points[index - 1]]
+    """Points without the tracks on which nothing runs, because the lane is where the box is met."""
+    level = {
+        height for (x1, height), (x2, following) in zip(points, points[1:], strict=False)
+        if height == following and abs(x1 - x2) > 0.01
+    }  # fmt: skip
+    kept = [point for point in points if not isinstance(point[1], InCorridor) or point[1] in level]
+    return [point for index, point in enumerate(kept) if index == 0 or point != kept[index - 1]]

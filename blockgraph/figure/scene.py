@@ -17,6 +17,7 @@ WireKind = Literal["flow", "skip", "weight", "removed", "rewired"]
 Anchor = Literal["left", "middle", "right"]
 MARKS: Mapping[Status, str] = {"added": "+", "removed": "−", "changed": "≠"}
 PLATE_LIFT = 4.0
+INSET: Mapping[Shape, float] = {"circle": -7, "hexagon": 15, "octagon": 12, "ellipse": 13, "invtrapezium": 16}  # of marks
 LOW = {"residual": 20.0, "mask": 20.0, "position": 20.0, "input": 15.0, "output": 15.0}
 
 
@@ -162,7 +163,7 @@ def _marks(boxes: Iterable[Box]) -> list[Words]:
     for box in boxes:
         if box.status in MARKS:
             colour = FAINT if box.status == "removed" else ADDED
-            x = box.x - box.width / 2 - 7 if box.shape == "circle" else box.x - box.width / 2 + 9
+            x = box.x - box.width / 2 + INSET.get(box.shape, 9)
             y = box.y + 8 if box.shape == "circle" else box.y
             marks.append(Words(x, y, MARKS[box.status], LABEL + 1, bold=True, colour=colour))
     return marks
@@ -180,7 +181,7 @@ def _titles(plates: Iterable[Plate]) -> list[Words]:
 def _texts(routes: Iterable[Route], levels: Heights) -> list[Words]:
     """Names and shapes beside the links, once for each value."""
     words: dict[tuple[str, str], Words] = {}
-    for route in routes:
+    for route in sorted(routes, key=lambda route: route.link.status == "removed"):
         if route.text_at and (route.link.tail, route.link.port) not in words:
             corridor, x, side = route.text_at
             size = SMALL + 1 if route.link.label else SMALL
@@ -193,7 +194,7 @@ def _texts(routes: Iterable[Route], levels: Heights) -> list[Words]:
 def _dots(wires: Iterable[Wire]) -> tuple[Point, ...]:
     """Where a value forks: a bend from which its lines leave in three directions or more."""
     ways: dict[tuple[str, str, Point], set[Point]] = {}
-    wires = [wire for wire in wires if wire.kind != "weight"]
+    wires = [wire for wire in wires if wire.kind not in ("weight", "removed")]
     for wire in wires:
         for point in wire.points[1:-1]:
             ways.setdefault((*wire.net, point), set())
@@ -241,6 +242,16 @@ def moved(scene: Scene, dx: float, dy: float, prefix: str = "") -> Scene:
         dots=at(scene.dots),
         area=(left + dx, bottom + dy, right + dx, top + dy),
     )  # fmt: skip
+
+
+def two_lines(box: Box) -> tuple[Words, Words]:
+    """The label of a box with a second line, and that line."""
+    colour = FAINT if box.status == "removed" else INK
+    y = box.y - 2 if box.shape in ("cylinder", "house", "box3d") else box.y
+    return (
+        Words(box.x, y + 5, box.label, LABEL, colour=colour),
+        Words(box.x, y - 6, box.sub, SMALL, colour=colour),
+    )
 
 
 def shortened(points: Sequence[Point]) -> tuple[tuple[Point, ...], Point]:

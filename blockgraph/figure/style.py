@@ -51,7 +51,7 @@ LOOKS: Mapping[Kind, Look] = {
     "scale": Look("invtrapezium", "#F6BE98", "#9A3D00", 104, "scale"),
     "weight": Look("cylinder", "#ECECEC", "#5A5A5A", 84, "weight"),
     "embedding": Look("box3d", "#9CC4E4", "#004E7C", 104, "embedding"),
-    "stack": Look("note", "#FCFCFC", "#4D4D4D", 120, "layers"),
+    "stack": Look("box", "#FCFCFC", "#4D4D4D", 120, "layers"),
     "input": Look("text", PAPER, INK, 20, "input"),
     "output": Look("text", PAPER, INK, 20, "output"),
 }

@@ -51,9 +51,9 @@ def _abbreviation(word: str) -> bool:
     return len(word) <= 4 and not re.search("[aeiou]", word)
 
 
-def short(number: int) -> str:
-    """A count in three digits with its prefix: 3.15M."""
+def short(number: int, unit: str = "") -> str:
+    """A count in three digits with its prefix: 3.15M, or 3.15 MFLOP with a unit."""
     scaled, prefixes = float(number), ["", "k", "M", "G", "T", "P", "E"]
     while scaled >= 999.5 and len(prefixes) > 1:
         scaled, prefixes = scaled / 1000, prefixes[1:]
-    return f"{scaled:.3g}{prefixes[0]}" if prefixes[0] or scaled < 1e6 else f"{scaled:.2e}"
+    return f"{scaled:.3g} {prefixes[0]}{unit}" if unit else f"{scaled:.3g}{prefixes[0]}"

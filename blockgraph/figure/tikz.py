@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from blockgraph.figure.dot import SHADOW_STEP
-from blockgraph.figure.scene import Box, Plate, Scene, Wire, WireKind, Words
+from blockgraph.figure.dot import BEHIND, SHADOW_STEP
+from blockgraph.figure.scene import Box, Plate, Scene, Wire, WireKind, two_lines
 from blockgraph.figure.style import (
-    ADDED, CLUSTER_FILL, CLUSTER_LINE, FAINT, INK, LABEL, LOOKS, PAPER, PLATE_FILL, RESIDUAL, SMALL, WEIGHT, Point,
+    ADDED, CLUSTER_FILL, CLUSTER_LINE, FAINT, INK, LABEL, LOOKS, PAPER, PLATE_FILL, RESIDUAL, WEIGHT, Point,
     corners,
 )  # fmt: skip
 
@@ -24,13 +24,23 @@ _COLOURS = {
     "ink": INK, "faint": FAINT, "residual": RESIDUAL, "added": ADDED, "weight": WEIGHT,
     "cluster": CLUSTER_FILL, "frame": CLUSTER_LINE, "plate": PLATE_FILL, "paper": PAPER, "soft": "#555555",
 }  # fmt: skip
+MARGIN = 8.0
 _HEAD = r"""% Compiles with pdflatex; letters outside Latin-1 in your own labels need lualatex.
-\documentclass[tikz,border=6pt]{standalone}
+% To use the figure inside a paper, take the tikzpicture and the colours.
+\documentclass{article}
 \usepackage[T1]{fontenc}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
 \usepackage{textcomp}
-\usepackage{helvet}
-\renewcommand{\familydefault}{\sfdefault}
-\usetikzlibrary{arrows.meta}"""
+\usepackage{tikz}
+\usetikzlibrary{arrows.meta}
+\renewcommand{\familydefault}{\sfdefault}"""
+
+_TAIL = r"""% One page of just this size.
+\ifdefined\pagewidth\let\pdfpagewidth\pagewidth\let\pdfpageheight\pageheight\fi
+\pdfpagewidth=\wd0 \pdfpageheight=\ht0 \hoffset=-1in \voffset=-1in
+\shipout\box0
+\end{document}
+"""
 
 
 def escaped(text: str) -> str:
@@ -45,10 +55,15 @@ def tikz(scene: Scene) -> str:
     colours = _COLOURS | {f"{kind}fill": look.fill for kind, look in looks.items()}
     colours |= {f"{kind}line": look.line for kind, look in looks.items()}
     lines += [rf"\definecolor{{{name}}}{{HTML}}{{{colour[1:]}}}" for name, colour in colours.items()]
-    lines += [r"\begin{document}", r"\begin{tikzpicture}[x=1bp, y=1bp, >={Stealth[length=6pt, width=4.5pt]}, inner sep=0pt]"]
+    left, bottom, right, top = (at + way * MARGIN for at, way in zip(scene.area, (-1, -1, 1, 1), strict=True))
+    lines += [
+        r"\begin{document}", r"\setbox0=\hbox{\sffamily",
+        r"\begin{tikzpicture}[x=1bp, y=1bp, >={Stealth[length=6pt, width=4.5pt]}, inner sep=0pt]",
+        rf"  \useasboundingbox {_at((left, bottom))} rectangle {_at((right, top))};",
+    ]  # fmt: skip
     for part in (_plates(scene), _wires(scene), _boxes(scene), _texts(scene)):
         lines += [f"  {line}" for line in part]
-    return "\n".join([*lines, r"\end{tikzpicture}", r"\end{document}", ""])
+    return "\n".join([*lines, r"\end{tikzpicture}}", _TAIL])
 
 
 def _plates(scene: Scene) -> Iterator[str]:
@@ -70,7 +85,7 @@ def _depth(scene: Scene, plate: Plate) -> int:
 
 
 def _wires(scene: Scene) -> Iterator[str]:
-    for wire in sorted(scene.wires, key=lambda wire: wire.kind != "skip"):
+    for wire in sorted(scene.wires, key=lambda wire: BEHIND.get(wire.kind, 2)):
         yield rf"\draw[->, {_WIRES[wire.kind]}] {_path(wire, scene)};"
     for point in scene.dots:
         yield rf"\fill[residual] {_at(point)} circle[radius=1.6pt];"
@@ -78,10 +93,10 @@ def _wires(scene: Scene) -> Iterator[str]:
 
 def _path(wire: Wire, scene: Scene) -> str:
     """The bends, rounded except where the value forks."""
-    parts = []
-    for point in wire.points:
-        corner = "[sharp corners]" if point in scene.dots else "[rounded corners=4pt]"
-        parts.append(f"{corner} {_at(point)}" if not parts else f"-- {corner} {_at(point)}")
+    parts = [_at(wire.points[0])]
+    for point in wire.points[1:]:
+        corner = "sharp corners" if point in scene.dots else "rounded corners=4pt"
+        parts.append(f"[{corner}] -- {_at(point)}")
     return " ".join(parts)
 
 
@@ -91,13 +106,9 @@ def _boxes(scene: Scene) -> Iterator[str]:
             fill = "paper" if box.status == "removed" else f"{box.kind}fill"
             for outline in _outlines(box):
                 yield rf"\draw[{_pen(box)}, fill={fill}] {outline};"
-        colour = "faint" if box.status == "removed" else "ink"
-        label = _text(box.label, LABEL, colour)
-        sub = _text(box.sub, SMALL, colour)
-        up = 4.5 if box.sub else 0.0
-        yield rf"\node at {_at((box.x, box.y + up))} {{{label}}};"
-        if box.sub:
-            yield rf"\node at {_at((box.x, box.y - 6.5))} {{{sub}}};"
+        if not box.sub:
+            colour = "faint" if box.status == "removed" else "ink"
+            yield rf"\node at {_at((box.x, box.y))} {{{_text(box.label, LABEL, colour)}}};"
 
 
 def _pen(box: Box) -> str:
@@ -132,7 +143,7 @@ def _outlines(box: Box) -> Iterator[str]:
 
 
 def _texts(scene: Scene) -> Iterator[str]:
-    for words in scene.words:
+    for words in [*scene.words, *(line for box in scene.boxes if box.sub for line in two_lines(box))]:
         anchor = {"left": "west", "middle": "center", "right": "east"}[words.anchor]
         colour = next((name for name, value in _COLOURS.items() if value == words.colour), "ink")
         yield rf"\node[anchor={anchor}] at {_at((words.x, words.y))} {{{_text(words.text, words.size, colour, words.bold)}}};"

@@ -44,7 +44,7 @@ class Heights:
 
     def band(self, corridor: int) -> float:
         """Middle of the strip for text, above a corridor's tracks."""
-        return self.floor[corridor] + TRACK * max(0, self.count[corridor] - 1) + (BAND + 3) / 2
+        return self.floor[corridor] + TRACK * self.count[corridor] + 1.5
 
 
 def tracks(routes: Iterable[Route]) -> dict[tuple[int, Token], int]:

@@ -20,7 +20,9 @@ class CausalMask(Op):
     style: ClassVar = Style("mask", "mask")
     example: ClassVar = "mask: {op: causal_mask, in: scores}"
 
-    window: SizeField | None = Field(None, description="how many tokens back a query sees, itself included")
+    window: SizeField | None = Field(
+        None, description="how many tokens a query sees, itself included; all earlier ones when left out"
+    )
 
     def infer(self, x: Type) -> Type:
         """Scores in which no later key remains."""

@@ -13,7 +13,7 @@ from blockgraph.types import Flow, Type
 class Embedding(MatrixOp):
     """`y[b, t] = weight[tokens[b, t]]`; its output decides the dtype that the model computes in.
 
-    tokens [batch, seq] of int64 -> [batch, seq, width]; weight [rows, width], init normal 0.02.
+    tokens [batch, seq] of int64 -> [batch, seq, width]; weight [rows, width], init normal 0.02, with weight decay.
     """
 
     name: ClassVar = "embedding"

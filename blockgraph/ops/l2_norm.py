@@ -7,7 +7,10 @@ from blockgraph.ops.norm import Norm
 
 
 class L2Norm(Norm):
-    """`x / max(||x||, eps) * weight`, in fp32. [..., D] -> [..., D]."""
+    """`x / max(||x||, eps) * weight`, in fp32.
+
+    [..., D] -> [..., D]; weight [D], init 1, no weight decay. Without a gain, queries and keys meet as cosines.
+    """
 
     name: ClassVar = "l2_norm"
     style: ClassVar = Style("norm", "L2")

@@ -9,7 +9,8 @@ from blockgraph.ops.norm import Norm
 class LayerNorm(Norm):
     """`(x - mean(x)) / sqrt(var(x) + eps) * weight`, in fp32; the paper's LN: gain, no bias, eps 1e-5.
 
-    [..., D] -> [..., D]. On [batch, heads, seq, K] it runs per head with one gain for all heads.
+    [..., D] -> [..., D]; weight [D], init 1, no weight decay. On [batch, heads, seq, K] it runs per head, with one gain
+    for all heads.
     """
 
     name: ClassVar = "layer_norm"

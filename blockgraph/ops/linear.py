@@ -13,8 +13,8 @@ from blockgraph.types import Type
 class Linear(MatrixOp):
     """`y = x @ weight.T (+ bias)`, in the dtype of `x`; the paper's QKV, Proj, FC1 and FC2 (2410.16682, section 2).
 
-    x [..., D] -> [..., out]; weight [out, D], init normal 0.02. `weight` is a port: written as a node or wired from
-    one, the reparametrised weight takes the place of the node's own.
+    x [..., D] -> [..., out]; weight [out, D], init normal 0.02, with weight decay. `weight` is a port: written as a
+    node or wired from one, the reparametrised weight takes the place of the node's own.
     """
 
     name: ClassVar = "linear"

@@ -11,9 +11,9 @@ from blockgraph.types import Type
 
 
 class Parameter(MatrixOp):
-    """`W`: a tensor of its own, init normal 0.02; wire it into the `weight` port of several nodes by its name.
+    """`W`: a tensor of its own; wire it by its name into the `weight` ports of several nodes.
 
-    nothing -> [shape]. Its name in the state dict is `NAME.weight`.
+    nothing -> [shape], init normal 0.02, with weight decay. Its name in the state dict is `NAME.weight`.
     """
 
     name: ClassVar = "parameter"

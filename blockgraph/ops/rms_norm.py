@@ -7,7 +7,10 @@ from blockgraph.ops.norm import Norm
 
 
 class RmsNorm(Norm):
-    """`x / sqrt(mean(x**2) + eps) * weight`, in fp32. [..., D] -> [..., D]."""
+    """`x / sqrt(mean(x**2) + eps) * weight`, in fp32.
+
+    [..., D] -> [..., D]; weight [D], init 1, no weight decay. With `gain: 1+w` the factor is 1 + weight, init 0.
+    """
 
     name: ClassVar = "rms_norm"
     style: ClassVar = Style("norm", "RMS")

@@ -17,7 +17,7 @@ class Muon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every matrix that has a gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
@@ -39,5 +39,6 @@ def _change(update: Tensor, group: dict[str, Any]) -> Tensor:
     settings = {key: group[key] for key in ("lr", "eps", "ns_steps", "ns_coefficients", "adjust_lr_fn")}
     matrix = nn.Parameter(torch.zeros_like(update))
     matrix.grad = update
-    torch.optim.Muon([matrix], **settings, momentum=0.0, nesterov=False, weight_decay=0.0).step()
+    muon = torch.optim.Muon([matrix], **settings, momentum=0.0, nesterov=False, weight_decay=0.0)
+    muon.step()  # type: ignore[no-untyped-call]
     return matrix.detach()

@@ -1,6 +1,6 @@
 """AdamW whose learning rate shrinks, tensor by tensor, when gradients outrun their second moment."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 PIECE = 2**17  # numbers a thread works on at once; the three arrays of that length stay in its cache
+SMALLEST = torch.finfo(torch.float32).tiny  # of eps^2; below it a gradient of 0 would be divided by 0
+Sharding = tuple[Any, tuple[Any, ...]]
 
 
 class _Shard(NamedTuple):
@@ -30,11 +32,11 @@ class StableAdamW(torch.optim.AdamW):
     sharded: each process sums its own part, and one all-reduce a step adds up the sums of all tensors. Update clipping
     takes the place of clipping the gradient's norm. State and the update itself are those of torch's fused AdamW.
 
-    `clips_decay`: as in the paper the clipped rate also multiplies the decay, theta <- theta - lr_t (update + wd theta),
-    and so decay stays coupled to what the step really took. False leaves the decay at lr * wd: an independent decay is
-    meant to know of no learning rate, so a clipped one must not reach it.
+    `clips_decay`: the paper's clipped rate lr_t also multiplies the decay, theta <- theta - lr_t (update + wd theta);
+    it stays coupled to what the step really took. False leaves the decay at lr * wd, whatever was clipped: an
+    independent decay is one that no learning rate reaches but the schedule's share.
 
-    `compiled` sends the sums through torch.compile. `betas` and `eps` are those of all groups.
+    `compiled` sends the means through torch.compile. `betas` and `eps` are those of all groups.
     """
 
     def __init__(
@@ -50,19 +52,19 @@ class StableAdamW(torch.optim.AdamW):
     ):
         super().__init__(params, lr, betas, eps, weight_decay, fused=True)
         self.betas, self.eps, self.clips_decay = betas, eps, clips_decay
-        self._sums = torch.compile(_sums, dynamic=False) if compiled else _sums
+        self._means = torch.compile(_means, dynamic=False) if compiled else _means
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient; nothing waits for the device."""
         for sharding, shards in self._shardings().items():
             torch._foreach_add_([shard.step for shard in shards], 1)
             for shard, lr in zip(shards, self._rates(shards, sharding), strict=True):
                 self._move(shard, lr)
 
-    def _shardings(self) -> dict[Hashable, list[_Shard]]:
+    def _shardings(self) -> dict[Sharding, list[_Shard]]:
         """All shards, by how their parameters are sharded; in a model that is one and the same."""
-        found: dict[Hashable, list[_Shard]] = {}
+        found: dict[Sharding, list[_Shard]] = {}
         for group in self.param_groups:
             lists: list[list[Tensor]] = [[], [], [], [], [], []]
             self._init_group(group, *lists)  # type: ignore[no-untyped-call]
@@ -72,15 +74,17 @@ class StableAdamW(torch.optim.AdamW):
                 found.setdefault(_sharding(param), []).append(_Shard(group, param.numel(), *local))
         return found
 
-    def _rates(self, shards: list[_Shard], sharding: Hashable) -> Sequence[Tensor]:
+    def _rates(self, shards: list[_Shard], sharding: Sharding) -> Sequence[Tensor]:
         """The learning rate of each tensor, lr / max(1, RMS)."""
         beta2 = self.betas[1]
         correction = 1 - beta2 ** torch.stack([shard.step for shard in shards]).double()
         # Both sides of the maximum are taken times the correction, so that the moment stays as it is stored.
-        floors = (correction * self.eps**2).unbind()
-        sums = self._sums([shard.grad for shard in shards], [shard.exp_avg_sq for shard in shards], floors, beta2)
-        means = torch.stack(torch._foreach_div(sums, [shard.numel for shard in shards])).double()
-        shares = (_added(means, sharding) * correction).sqrt().clamp(min=1).reciprocal()
+        floors = (correction * max(self.eps**2, SMALLEST)).unbind()
+        tensors = [
+            (shard.grad, shard.exp_avg_sq, floor, shard.numel) for shard, floor in zip(shards, floors, strict=True)
+        ]
+        means = _added(self._means(tensors, beta2).double(), sharding)
+        shares = (means * correction).sqrt().clamp(min=1).reciprocal()
         # The kernel reads the rate as fp64 on the CPU and as fp32 on a GPU.
         shares = shares if shares.is_cpu else shares.float()
         return torch._foreach_mul(shares.unbind(), [shard.group["lr"] for shard in shards])
@@ -112,16 +116,14 @@ def _local(x: Tensor) -> Tensor:
     return x.to_local() if hasattr(x, "to_local") else x
 
 
-def _sharding(param: Tensor) -> Hashable:
-    """Mesh and placements of a sharded parameter; None of a plain one."""
-    return (param.device_mesh, param.placements) if hasattr(param, "device_mesh") else None
+def _sharding(param: Tensor) -> Sharding:
+    """The parameter's mesh and its placements there; none of a plain one."""
+    return getattr(param, "device_mesh", None), getattr(param, "placements", ())
 
 
-def _sums(
-    grads: Sequence[Tensor], moments: Sequence[Tensor], floors: Sequence[Tensor], beta2: float
-) -> list[Tensor]:
-    """For each tensor the sum of g^2 / max(v, floor), where v is the second moment with g in it."""
-    return [_sum(*tensors, beta2) for tensors in zip(grads, moments, floors, strict=True)]
+def _means(tensors: Sequence[tuple[Tensor, Tensor, Tensor, int]], beta2: float) -> Tensor:
+    """For each tensor what this process has of the mean of g^2 / max(v, floor), v the second moment with g in it."""
+    return torch.stack([_sum(grad, moment, floor, beta2) / numel for grad, moment, floor, numel in tensors])
 
 
 def _sum(grad: Tensor, moment: Tensor, floor: Tensor, beta2: float) -> Tensor:
@@ -129,18 +131,18 @@ def _sum(grad: Tensor, moment: Tensor, floor: Tensor, beta2: float) -> Tensor:
     pieces = grad.is_cpu and not torch.compiler.is_compiling()
     size = PIECE * torch.get_num_threads() if pieces else max(1, grad.numel())
     total = torch.zeros((), dtype=grad.dtype, device=grad.device)
-    for g, old in zip(grad.flatten().split(size), moment.flatten().split(size), strict=True):
+    for g, old in zip(torch.split(grad.flatten(), size), torch.split(moment.flatten(), size), strict=True):
         squared = g * g
         total += squared.div(torch.lerp(old, squared, 1 - beta2).clamp_min_(floor)).sum()
     return total
 
 
-def _added(parts: Tensor, sharding: Any) -> Tensor:
+def _added(parts: Tensor, sharding: Sharding) -> Tensor:
     """Sums over all shards from those of this process's shards, in one all-reduce."""
-    if sharding is None:
+    mesh, placements = sharding
+    if mesh is None:
         return parts
     from torch.distributed.tensor import DTensor, Partial, Replicate  # half a second that only sharded runs pay
 
-    mesh, placements = sharding
     partial = [Partial() if placement.is_shard() else Replicate() for placement in placements]
     return DTensor.from_local(parts, mesh, partial).full_tensor()

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from blockgraph.op import Op, Param, Site, Style, WeightedOp
 from blockgraph.dims import Size
 from blockgraph.fields import Positive, constant
+from blockgraph.op import Op, Param, Site, Style, WeightedOp
 from blockgraph.types import Type
 
 STEEPEST = 0.5
