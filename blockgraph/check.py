@@ -1,13 +1,13 @@
 """Linked graph to typed graph: shapes that meet, parameters with one owner, layers that fit each other."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from blockgraph.causality import tell_leaks
 from blockgraph.dims import LAYER, RUNTIME, Dims, Size
 from blockgraph.errors import OpError, Problems, Told
 from blockgraph.graph import LOST, Graph, Node, Ref, running_order
-from blockgraph.op import Param, State
+from blockgraph.owners import kept, misowned, refuse_state_of_inputs, refuse_unsettled
 from blockgraph.types import Flow, Type
 from blockgraph.usage import tell_cycles, tell_unused
 
@@ -42,10 +42,14 @@ class _Checker:
     causal: bool
     nodes: dict[str, Node] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.axes = {str(size) for kind in self.graph.inputs.values() for size in kind.sizes} | {LAYER}
+
     def run(self, order: list[Node]) -> Graph:
         for node in order:
             self.nodes[node.path] = self.stack(node) if node.blocks else self.node(node)
-        self.tell_owners()
+        for node, error in misowned(self.nodes):
+            self.tell(node, error)
         circular = {path: node for path, node in self.graph.nodes.items() if path not in self.nodes}
         return replace(self.graph, nodes=self.nodes | circular)
 
@@ -57,67 +61,15 @@ class _Checker:
         try:
             result = node.op.infer(*known)
             types = result if isinstance(result, dict) else {node.outputs[0]: result}
-            params, states = self.owned(node, node.op.parameters(*known)), node.op.states(*known)
-            _settle((*params, *states))
-            self.refuse_unread(node)
-            if states:
-                self.refuse_inputs(node)
+            params, states = node.op.parameters(*known), node.op.states(*known)
+            refuse_unsettled((*params, *states))
+            params = kept(node, params, self.graph, {port: self.type_of(ref) for port, ref in node.inputs.items()})
+            refuse_state_of_inputs(node, states, self.graph)
+            _refuse_unread(node, self.axes)
         except OpError as error:
             self.tell(node, error)
             return node
         return replace(node, types={p: kind.settled() for p, kind in types.items()}, params=params, states=states)
-
-    def owned(self, node: Node, params: tuple[Param, ...]) -> tuple[Param, ...]:
-        """The parameters the node keeps; a wired one has to have the shape of the one it replaces."""
-        kept = []
-        for param in params:
-            ref = node.inputs.get(param.name)
-            kind = self.type_of(ref) if ref else None
-            if kind is not None and kind.sizes != param.sizes:
-                raise OpError(f"the wired {param.name} is {{}}, and {{}} is needed", kind, Type(param.sizes))
-            if ref is None or self.reads_own(node, ref):
-                kept.append(param)
-        for port in node.op.weights:
-            if port in node.inputs and port not in {param.name for param in params}:
-                raise OpError(f"has no {port} to wire, as its fields stand")
-        self.refuse_idle_fields(node, kept)
-        return tuple(kept)
-
-    def refuse_idle_fields(self, node: Node, kept: list[Param]) -> None:
-        idle = [name for name in node.op.of_weight if name in node.op.model_fields_set]
-        wired = [port for port in node.op.weights if port in node.inputs]
-        if idle and wired and not kept:
-            told = f"would belong to a {wired[0]} of its own, which {node.inputs[wired[0]]} replaces"
-            raise OpError(f"{' and '.join(idle)} {told}")
-
-    def refuse_unread(self, node: Node) -> None:
-        """A number may depend on run-time dims that are an axis of an input, where the forward pass finds them."""
-        axes = {str(size) for kind in self.graph.inputs.values() for size in kind.sizes} | {LAYER}
-        for name, number in node.op.numbers().items():
-            for dim in sorted(number.free - axes):
-                raise OpError(f"{name} is '{number}', and no input has an axis {dim} to tell it")
-
-    def refuse_inputs(self, node: Node) -> None:
-        """A state is renewed after a step, where there are parameters and no inputs to read."""
-        waiting, seen = list(node.inputs.values()), set[str]()
-        while waiting:
-            ref = waiting.pop()
-            if ref.kind == "input":
-                raise OpError(f"keeps state between steps, so it needs a weight, and reads the input '{ref.owner}'")
-            if ref.kind == "node" and ref.owner not in seen and ref != LOST:
-                seen.add(ref.owner)
-                waiting.extend(self.graph.nodes[ref.owner].inputs.values())
-
-    def reads_own(self, node: Node, ref: Ref) -> bool:
-        """Whether the value on a weight port is made from the node's own weight."""
-        waiting = [ref]
-        while waiting:
-            ref = waiting.pop()
-            if ref.kind == "param" and ref.owner == node.path:
-                return True
-            if ref.kind == "node" and ref.owner.startswith(f"{node.path}@"):
-                waiting.extend(self.graph.nodes[ref.owner].inputs.values())
-        return False
 
     def type_of(self, ref: Ref) -> Type | None:
         if ref.kind == "input":
@@ -133,21 +85,6 @@ class _Checker:
         except OpError:
             return None  # told at the owner
         return next((Type(param.sizes) for param in params if param.name == ref.port), None)
-
-    def tell_owners(self) -> None:
-        """A problem for every parameter that two nodes own, and for every one that is read and owned by none."""
-        owners: dict[str, Node] = {}
-        for node in self.nodes.values():
-            tensors: tuple[Param | State, ...] = (*node.params, *node.states)
-            for name in (f"{node.home}.{tensor.name}" for tensor in tensors):
-                if name in owners:
-                    self.tell(node, OpError(f"two parameters would be called {name}, here and in {owners[name].path}"))
-                owners[name] = node
-            for ref in node.inputs.values():
-                owner = self.nodes.get(ref.owner) if ref.kind == "param" else None
-                if owner is not None and owner.types and ref.port not in {param.name for param in owner.params}:
-                    instead = f"; '{owner.inputs[ref.port]}' is wired there" if ref.port in owner.inputs else ""
-                    self.tell(node, OpError(f"{owner.path} has no {ref.port} of its own{instead}"))
 
     def stack(self, node: Node) -> Node:
         """Every layer checked with the types that reach it; layers with equal types share one typed block."""
@@ -234,15 +171,11 @@ def _show(value: object, dims: Dims) -> str:
     return dims.show(value) if isinstance(value, Size) else str(value)
 
 
-def _settle(tensors: Iterable[Param | State]) -> None:
-    """Refuse a parameter whose shape is not known before the model runs."""
-    for tensor in tensors:
-        free = sorted({name for size in tensor.sizes for name in size.unbound})
-        if free:
-            told = f"its {tensor.name} is {{}}, and the size of a parameter cannot depend on {' and '.join(free)}"
-            raise OpError(told, Type(tensor.sizes))
-        if not tensor.sizes:
-            raise OpError(f"its {tensor.name} has no axis; a single number has the shape [1]")
+def _refuse_unread(node: Node, axes: set[str]) -> None:
+    """Refuse a number of run-time dims that no input has as an axis, where the forward pass would find them."""
+    for name, number in node.op.numbers().items():
+        for dim in sorted(number.free - axes):
+            raise OpError(f"{name} is '{number}', and no input has an axis {dim} to tell it")
 
 
 def _params(graph: Graph) -> set[tuple[str, tuple[Size, ...]]]:

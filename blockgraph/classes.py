@@ -6,7 +6,7 @@ peak those of one block, not of every layer. torch.compile frees each after its 
 
 import builtins
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -71,9 +71,8 @@ class ClassText:
         """The declarations of one node."""
         calls = [self.declaration(node, param, _group(param)) for param in node.params]
         calls += [self.declaration(node, state, ["trained=False"]) for state in node.states]
-        for path, number in self.constants.by_path.items():
-            if path.startswith(f"{_path(node)}."):
-                calls.append(f'self.declare_constant("{path}", {number})')
+        numbers = self.constants.by_owner.get(_path(node), {})
+        calls += [f'self.declare_constant("{path}", {number})' for path, number in numbers.items()]
         return [line for call in calls for line in statement("", call)]
 
     def declaration(self, node: Node, tensor: Param | State, group: list[str]) -> str:
@@ -190,17 +189,17 @@ class _NodeSite(Site):
     def number(self, number: Number) -> str:
         """A literal, a constant of the layer, or an expression."""
         name = next((name for name, known in self.node.op.numbers().items() if known is number), "number")
-        return self.text.constants.text(number, f"{_path(self.node)}.{name}")
+        return self.text.constants.text(number, _path(self.node), name)
 
     def size(self, size: Size) -> str:
         """A literal."""
         return str(size.known)
 
 
-def unique(word: str, taken: Iterable[str]) -> str:
+def unique(word: str, taken: Container[str]) -> str:
     """The word, with a count behind it when it is taken."""
-    known, name, count = set(taken), word, 2
-    while name in known:
+    name, count = word, 2
+    while name in taken:
         name, count = f"{word}_{count}", count + 1
     return name
 

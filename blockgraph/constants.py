@@ -11,18 +11,19 @@ BOUNDS = {"min": ("torch.minimum", "max"), "max": ("torch.maximum", "min")}  # o
 
 @dataclass
 class Constants:
-    """What the numbers of one class need: constants by path, as text over `layer`, and run-time sizes by name."""
+    """What the numbers of one class need: constants by owner and path, as text over `layer`, and run-time sizes."""
 
-    by_path: dict[str, str] = field(default_factory=dict)
+    by_owner: dict[str, dict[str, str]] = field(default_factory=dict)
     sizes: set[str] = field(default_factory=set)
 
-    def text(self, number: Number, path: str) -> str:
-        """Text of a number; what depends on the layer in it becomes a 0-d tensor at `self.constants.PATH`."""
+    def text(self, number: Number, owner: str, name: str) -> str:
+        """Text of a number; what depends on the layer in it becomes a 0-d tensor at `self.constants.OWNER.NAME`."""
         sizes = number.free - {LAYER}
         self.sizes |= sizes
-        tree = ast.parse(python(number), mode="eval")
-        text = ast.unparse(_LayerOut(self.by_path, path, sizes).visit(tree) if LAYER in number.free else tree)
-        return f"({text})" if sizes else text
+        tree: ast.AST = ast.parse(python(number), mode="eval")
+        if LAYER in number.free:
+            tree = _LayerOut(self.by_owner.setdefault(owner, {}), f"{owner}.{name}", sizes).visit(tree)
+        return f"({ast.unparse(tree)})" if sizes else ast.unparse(tree)
 
 
 def python(number: Number) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 from blockgraph.errors import OpError, Place, Problems, SpecError, near_miss
 from blockgraph.graph import Graph
 from blockgraph.library import Library, is_path
+from blockgraph.members import COMMON
 from blockgraph.schema import word
 from blockgraph.scope import Entry
-from blockgraph.syntax import Mapping, Scalar, Sequence, describe
+from blockgraph.syntax import Mapping, describe, scalars
 
 MAX_HOLDING = 4  # stacks inside blocks of stacks
 
@@ -60,9 +61,9 @@ def tell_unknown_shares(entry: Entry, problems: Problems) -> None:
 
 def _place_of(word: str, entry: Entry) -> Place:
     """Where a word stands among the values of a node's fields."""
-    lists = [value.items for value in entry.text.items.values() if isinstance(value, Sequence)]
-    words = [item for items in lists for item in items if isinstance(item, Scalar)]
-    return next((item.place for item in words if item.raw == word), entry.place)
+    fields = (value for key, value in entry.text.items.items() if key not in COMMON)
+    found = (item.place for field in fields for item in scalars(field) if item.raw == word)
+    return next(found, entry.place)
 
 
 @dataclass
@@ -94,10 +95,9 @@ class Shelf:
 
     def slot(self, name: str, entry: Entry) -> Slot | None:
         """What a name stands for: what was set for it, or what the text's own slots say, or itself."""
-        place = entry.text.items["of"].place if "of" in entry.text.items else entry.place
         own = self.own_slots()
         if name in self.slots or name not in own.items:
-            return self.slots.get(name, Slot(name, self.folder, place))
+            return self.slots.get(name) or Slot(name, self.folder, _place_of(name, entry))
         block = word(own.items[name], f"the slot '{name}'", self.problems)
         return Slot(block, self.folder, own.items[name].place) if block else None
 

@@ -21,7 +21,7 @@ BACKWARD = "backward"  # gradients of activations, and activations that are comp
 KINDS = (GATHERED, REDUCED, GRADIENTS, INPUT, LAYERS, OUTPUT, BACKWARD)
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that live while it is entered, each under the kind that was set when it was made.
 
     What is made of weights alone, such as their copies in bf16, is `GATHERED`. Each time that bytes are added, a
@@ -29,7 +29,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kind = INPUT
         self.live: Counter[str] = Counter()
         self.moments: list[Moment] = []
@@ -87,4 +87,4 @@ def tensors(tree: Any) -> list[Tensor]:
 
 def _key(tensor: Tensor) -> int:
     """The same for tensors that share a storage, as long as it lives."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)

@@ -4,35 +4,23 @@ from collections.abc import Iterator
 from collections.abc import Mapping as Table
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from blockgraph.dims import Dims
-from blockgraph.errors import Place, Problems, Told
+from blockgraph.errors import Place, Problems
+from blockgraph.faulty import Faulty
 from blockgraph.graph import LOST, Graph, Group, Node, Ref
 from blockgraph.header import Header, read_dims, read_header, read_inputs
 from blockgraph.holding import Shelf, Slot, layer_names, tell_unknown_shares
 from blockgraph.library import Library
 from blockgraph.members import Members
 from blockgraph.names import check_name
-from blockgraph.op import Op, Style
+from blockgraph.op import Op
 from blockgraph.scope import Entry, Scope, Unresolved, value_of
 from blockgraph.syntax import Mapping, plain
-from blockgraph.types import Type
 from blockgraph.wiring import Wiring
 
 MAX_LAYERS = 10_000  # of one stack, those of the stacks in its blocks included
-
-
-class Faulty(Op):
-    """Stands in for an op whose line is told already, so that what the node reads and who reads it stay known."""
-
-    name: ClassVar = "?"
-    style: ClassVar = Style("reshape")
-    example: ClassVar = ""
-
-    def infer(self, *values: Type) -> Type:
-        """Nothing, without another word."""
-        raise Told
 
 
 @dataclass
@@ -67,10 +55,9 @@ class Linker:
         nodes = {node.path: node for entry in root.entries() for node in self.wired(entry, members)}
         groups = {group.path: _group(group) for group in root.groups()}
         outputs, ends = self.outputs(tree, root)
-        source = self.whole_text(header, tree, shelf, nodes)
         return Graph(
             header.kind, header.name, header.title, header.paper, header.causal, dims, inputs, nodes, groups, outputs,
-            places | ends, source,
+            places | ends, self.whole_text(header, tree, shelf),
         )  # fmt: skip
 
     def hold(self, root: Scope, shelf: Shelf, dims: Dims) -> None:
@@ -152,7 +139,7 @@ class Linker:
         values = {name: Wiring(self.problems).named(text, whole) for name, text in body.items.items()}
         return values or {"?": LOST}, {f"outputs.{name}": text.place for name, text in body.items.items()}
 
-    def whole_text(self, header: Header, tree: Mapping, shelf: Shelf, nodes: Table[str, Node]) -> dict[str, Any]:
+    def whole_text(self, header: Header, tree: Mapping, shelf: Shelf) -> dict[str, Any]:
         """The text with dims and slots as they are bound and the blocks of stacks inside it."""
         text: dict[str, Any] = plain(tree)
         given = {name: self.given[name] for name in header.dims if name in self.given}

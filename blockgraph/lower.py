@@ -36,7 +36,8 @@ def lower(graph: Graph) -> str:
 def _about(graph: Graph) -> list[str]:
     sizes = ", ".join(f"{name} = {size.known}" for name, size in graph.dims.sizes.items() if size.known is not None)
     origin = f"Compiled by blockgraph{_version()} from the {graph.kind} {graph.name}, digest {digest(graph)}."
-    return docstring(f"{graph.title or graph.name}.", f"{origin} Change the spec, not this file.", f"Sizes: {sizes}.")
+    origin = f"{origin} Change the spec, not this file."
+    return docstring(f"{graph.title or graph.name}.", origin, f"Sizes: {sizes}." if sizes else "")
 
 
 def _version() -> str:

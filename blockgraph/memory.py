@@ -27,14 +27,15 @@ LAST = 2  # layers of a kind that run at the end; the backward pass is fullest t
 
 @dataclass(frozen=True)
 class Setting:
-    """How a step is taken: tokens of a sequence, dtype of the compute, ranks that share the weights.
+    """How a step is taken: tokens of a sequence, dtype of the compute, ranks over which FSDP2 shards the weights.
 
-    `recompute` keeps of every layer only what it is given, and runs it again in the backward pass.
+    No ranks are one process without FSDP2. `recompute` keeps of every layer only what it is given, and runs it again in
+    the backward pass.
     """
 
     seq: int
     dtype: torch.dtype
-    ranks: int = 1
+    ranks: int | None = None
     recompute: bool = False
 
 
@@ -83,7 +84,7 @@ def rehearse(graph: Graph, loss: Loss, setting: Setting, micro: int, first: int 
             tokens = torch.zeros(micro, setting.seq + 1, dtype=torch.int64)
             losses = loss(model(tokens[:, :-1]), tokens[:, 1:])
             ledger.kind = BACKWARD
-            torch.autograd.backward(sum(losses))
+            torch.autograd.backward(sum(losses[1:], losses[0]))
     return ledger.moments
 
 
@@ -143,7 +144,7 @@ class _Layers:
         self.before = Counter(self.ledger.live)
         carried = dict(zip(kind.inputs, inputs, strict=True))
         outputs = tuple(carried[name].view_as(carried[name]) for name in kind.outputs)
-        outputs[0].register_hook(lambda _: self._backward(growth, weights))
+        outputs[0].register_hook(lambda _: self._backward(growth, weights))  # type: ignore[no-untyped-call]
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _backward(self, growth: Counter[str], weights: list[nn.Parameter]) -> None:
@@ -155,14 +156,14 @@ class _Layers:
 
 def _follow_weights(model: GraphModule, ledger: Ledger, setting: Setting) -> Collect:
     """Leave the weights out; the function that is told of each gradient, as one process or one rank of many has it."""
-    if setting.ranks > 1:
+    if setting.ranks:
         collect = Sharding(model, ledger, setting.ranks, setting.dtype).collect
     else:
         collect = partial(_stay, ledger)
     for tensor in (*model.parameters(), *model.buffers()):
         ledger.skip(tensor)
     for weight in model.parameters():
-        weight.register_post_accumulate_grad_hook(collect)
+        weight.register_post_accumulate_grad_hook(collect)  # type: ignore[no-untyped-call]
     return collect
 
 

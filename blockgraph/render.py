@@ -88,20 +88,20 @@ def svg(shown: Graph | Diff) -> str:
     return _svg(figure(shown) if isinstance(shown, Graph) else beside(shown))
 
 
-def figure(graph: Graph, options: Options = Options()) -> Scene:  # noqa: B008 (frozen)
+def figure(graph: Graph, options: Options = Options()) -> Scene:
     """The figure of a graph."""
     drawn = picture(graph, options.detail)
     return _finished(_composed([drawn], graph, options)[0], graph.title or graph.name, _lines(graph, options), options)
 
 
-def changes(diff: Diff, options: Options = Options()) -> Scene:  # noqa: B008 (frozen)
+def changes(diff: Diff, options: Options = Options()) -> Scene:
     """The figure of the second graph, with what it adds, removes and changes marked."""
     drawn = overlay(diff, options.detail)
     title = f"{diff.b.title or diff.b.name}, against {diff.a.title or diff.a.name}"
     return _finished(_composed([drawn], diff.b, options)[0], title, _lines(diff.b, options), options)
 
 
-def beside(diff: Diff, options: Options = Options()) -> Scene:  # noqa: B008 (frozen)
+def beside(diff: Diff, options: Options = Options()) -> Scene:
     """Both graphs side by side, what they share at one height."""
     scenes = _composed(list(panels(diff, options.detail)), diff.b, options)
     titles = [graph.title or graph.name for graph in (diff.a, diff.b)]

@@ -29,7 +29,7 @@ class Sharding:
     def __init__(self, model: GraphModule, ledger: Ledger, ranks: int, dtype: torch.dtype):
         self.ledger, self.ranks, blocks = ledger, ranks, model.blocks()
         owners = {weight: layer for layer, block in reversed([*enumerate(blocks)]) for weight in block.parameters()}
-        self.group = {weight: owners.get(weight, len(blocks)) for weight in model.parameters()}
+        self.group: dict[Tensor, int] = {weight: owners.get(weight, len(blocks)) for weight in model.parameters()}
         self.groups: list[list[Tensor]] = [[] for _ in range(len(blocks) + 1)]
         for weight, group in self.group.items():
             weight.data = weight.data.to(dtype)
@@ -56,7 +56,7 @@ class Sharding:
     def _leave(self, layer: int, _block: nn.Module, _inputs: Any, outputs: Any) -> None:
         self.ledger.hold(GATHERED, self.whole[-1])
         for tensor in tensors(outputs):
-            tensor.register_hook(partial(self._return, layer))
+            tensor.register_hook(partial(self._return, layer))  # type: ignore[no-untyped-call]
 
     def _return(self, layer: int, *_: Any) -> None:
         """A gradient has come back to a layer."""

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from blockgraph.compose import Composer, refuse
 from blockgraph.errors import Place
-from blockgraph.values import Mapping, Scalar, Sequence, Value, describe, place_of, plain, scalar
+from blockgraph.values import Mapping, Scalar, Sequence, Value, describe, place_of, plain, scalar, scalars
 
 __all__ = [
     "Mapping", "Scalar", "Sequence", "Value", "describe", "parse", "parse_value", "place_of", "plain", "read", "scalar",
+    "scalars",
 ]  # fmt: skip
 
 MAX_BYTES = 1_000_000

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import networkx as nx
 
 from blockgraph.errors import Problems
+from blockgraph.faulty import Faulty
 from blockgraph.graph import LOST, Graph, Node, Ref, dependencies
 
 SHOWN = 6  # nodes that a message names
@@ -57,7 +58,7 @@ class _Usage:
     def tell(self) -> None:
         self.reached.update(_needed(self.graph, self.graph.outputs.values(), set()))
         for node in self.graph.nodes.values():
-            if not node.on_port:
+            if not node.on_port and not isinstance(node.op, Faulty):
                 self.node(node)
         for name in self.graph.inputs:
             if Ref("input", name) not in self.read:

@@ -90,20 +90,21 @@ def describe(value: Value) -> str:
 def place_of(message: str, value: Value) -> Place:
     """Where in a value the fault lies: at the word that the message quotes, where the value holds it."""
     quoted = _QUOTED.search(message)
-    for part in _scalars(value) if quoted else ():
+    for part in scalars(value) if quoted else ():
         found = re.search(rf"\b{quoted[1]}\b", part.raw) if quoted else None
         if found and part.place.text.startswith(part.raw, part.place.column - 1):
             return replace(part.place, column=part.place.column + found.start(), width=len(found[0]))
     return value.place
 
 
-def _scalars(value: Value) -> Iterator[Scalar]:
+def scalars(value: Value) -> Iterator[Scalar]:
+    """Every word and number in a value."""
     match value:
         case Scalar():
             yield value
         case Sequence():
             for item in value.items:
-                yield from _scalars(item)
+                yield from scalars(item)
         case Mapping():
             for item in value.items.values():
-                yield from _scalars(item)
+                yield from scalars(item)

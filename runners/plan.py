@@ -11,33 +11,37 @@ from blockgraph.commands.common import add_ops, own_ops
 from blockgraph.errors import SpecError
 from runners import runfile, tokenizer
 from runners.config import RunConfig
-from runners.devices import DEVICES, GIB, TERA, USABLE, Machines
+from runners.devices import DEVICES, USABLE, Machines
 from runners.progress import clock
 from runners.runfile import RunFile
 from runners.spec import graph_of
 from runners.train import _override
 
 if TYPE_CHECKING:
-    from runners.planning import Plan
+    from runners.planning import Mode, Plan
 
 DAY = 86_400  # seconds
 UTILISATION = 0.4
 DESCRIPTION = """Say what a run will need: memory of a rank, with activations kept and with layers computed again,
 arithmetic, time, and room for a checkpoint. Nothing is trained, and no GPU is needed."""
 EXAMPLE = """example:
-  blockgraph plan specs/runs/demo.yaml --nodes 4 --gpus 8 --device h100
-  blockgraph plan specs/runs/demo.yaml train.batch=512 data.seq=4096 train.micro_batch=1 --gpus 8 --json
+  blockgraph plan specs/runs/demo.yaml --device cpu
+  blockgraph plan specs/runs/demo.yaml train.batch=512 train.micro_batch=8 --nodes 4 --gpus 8 --device h100
 
 exit status: 0 success, whether it fits or not; 1 the input is at fault; 2 wrong usage"""
+BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB")
+FLOP = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP", "YFLOP")
+COUNT = ("tokens", "thousand", "million", "billion", "trillion")
 LABELS = {
     "weights": "weights, fp32",
-    "gradients": "gradients, fp32",
+    "gradients": "gradients, fp32{later}",
     "optimiser": "optimiser, {optimiser}",
-    "gathered": "weights for the kernels, {precision}",
+    "gathered": "weights that kernels read, {precision}",
     "reduced": "gradients on their way to the shards",
     "input": "activations before the layers",
     "layers": "activations of {layers} layers",
-    "output": "activations after the layers, logits, loss",
+    "output": "activations after the layers: logits, loss",
     "backward": "backward pass",
 }
 
@@ -109,7 +113,7 @@ def _told(options: argparse.Namespace, machines: Machines) -> str:
     needs = plan(run, graph, machines, micro)
     if options.json:
         return json.dumps(_object(needs, run.config, machines), indent=1)
-    return "\n".join([*_head(needs, run.config, machines), "", *_table(needs, run.config, machines)])
+    return _text(needs, run.config, machines)
 
 
 def _vocab(run: RunFile) -> int:
@@ -134,44 +138,79 @@ def _micro(run: RunFile, ranks: int) -> int:
 
 def _object(needs: "Plan", config: RunConfig, machines: Machines) -> dict[str, Any]:
     """The plan as JSON has it: bytes of a rank, FLOP of a step on all ranks, seconds."""
-    per_day = {name: DAY * needs.tokens / mode.seconds for name, mode in needs.modes.items()}
-    modes = {name: asdict(mode) | {"tokens_per_day": per_day[name]} for name, mode in needs.modes.items()}
+    modes = {name: asdict(mode) | {"tokens_per_day": _per_day(needs, mode)} for name, mode in needs.modes.items()}
     return {"run": config.run, "machines": asdict(machines)} | asdict(needs) | {"modes": modes}
+
+
+def _text(needs: "Plan", config: RunConfig, machines: Machines) -> str:
+    sections = [_memory(needs, config, machines), _work(needs, config)]
+    first = max(len(row[0]) for rows in sections for row in rows)
+    width = max(len(cell) for rows in sections for row in rows for cell in row[1:]) + 2
+    tables = ["\n".join(_line(row, first, width) for row in rows) for rows in sections]
+    return "\n\n".join(["\n".join(_head(needs, config, machines)), *tables, _assumed(machines)])
+
+
+def _line(row: tuple[str, ...], first: int, width: int) -> str:
+    return row[0].ljust(first) + "".join(cell.rjust(width) for cell in row[1:])
 
 
 def _head(needs: "Plan", config: RunConfig, machines: Machines) -> list[str]:
     device, train = machines.device, config.train
-    rate = f"{device.rates[train.precision] / TERA:,.4g} TFLOP/s in {train.precision}"
-    has = f"{_bytes(device.memory)}, {rate} and {device.bandwidth / TERA:.3g} TB/s each"
-    batches = f"{needs.micro_batches} micro-batches of {needs.micro} on each rank"
+    rate = f"{_scaled(device.rates[train.precision], 1000, FLOP)}/s in {train.precision}"
+    has = f"{_bytes(device.memory)}, {_scaled(device.bandwidth, 1000, DECIMAL)}/s and {rate} each"
+    shared = f"weights shared by {machines.shard}" if machines.shard > 1 else "all weights on each"
+    share = f"each device takes {needs.micro_batches * needs.micro:,} of them, {needs.micro:,} at a time"
     return [
         f"{config.run}: {config.model}, {needs.parameters:,} parameters",
-        f"{machines.nodes} x {machines.gpus} {machines.name}: {has}; weights shared by {machines.shard}",
-        f"a step: {train.batch:,} sequences of {config.data.seq:,} tokens, {batches}",
+        f"{machines.nodes} x {machines.gpus} {machines.name}: {has}; {shared}",
+        f"a step: {train.batch:,} sequences of {config.data.seq:,} tokens; {share}",
     ]
 
 
-def _table(needs: "Plan", config: RunConfig, machines: Machines) -> list[str]:
+def _memory(needs: "Plan", config: RunConfig, machines: Machines) -> list[tuple[str, ...]]:
     modes = list(needs.modes.values())
+    parts = {part: [mode.parts[part] for mode in modes] for part in LABELS}
+    later = f", {_bytes(needs.gradients)} once made" if min(parts["gradients"]) < needs.gradients else ""
     names = {"optimiser": config.optim.name, "precision": config.train.precision, "layers": needs.layers}
-    parts = [
-        (label.format(**names), *(_bytes(mode.parts[part]) for mode in modes))
-        for part, label in LABELS.items()
-        if any(mode.parts[part] for mode in modes)
-    ]
-    rows = [
+    return [
         ("activation checkpointing", *needs.modes),
-        ("", *("-" * len(name) for name in needs.modes)),
-        *parts,
-        ("a rank when it is fullest", *(_bytes(sum(mode.parts.values())) for mode in modes)),
-        (f"fits {_bytes(machines.usable)}", *("yes" if mode.fits else "no" for mode in modes)),
+        *((label.format(later=later, **names), *map(_bytes, parts[part])) for part, label in LABELS.items()),
+        ("memory of a device at its fullest", *(_bytes(sum(mode.parts.values())) for mode in modes)),
+        (f"fits into {_bytes(machines.usable)}", *("yes" if mode.fits else "no" for mode in modes)),
         ("largest micro-batch that fits", *(str(mode.largest or "none") for mode in modes)),
-        ("", *("" for _ in modes)),
-        ("FLOP of a step", *(_short(mode.flops) for mode in modes)),
-        ("FLOP of a token", *(_short(mode.flops / needs.tokens) for mode in modes)),
-        ("time of a step", *(f"{mode.seconds:.3g} s" for mode in modes)),
-        (f"time of {config.train.steps:,} steps", *(clock(mode.seconds * config.train.steps) for mode in modes)),
-        ("tokens a day", *(_short(DAY * needs.tokens / mode.seconds) for mode in modes)),
-        ("checkpoint on the disk", *(_bytes(needs.checkpoint) for _ in modes)),
     ]
-    return rows
+
+
+def _work(needs: "Plan", config: RunConfig) -> list[tuple[str, ...]]:
+    modes, steps = list(needs.modes.values()), config.train.steps
+    return [
+        ("arithmetic of a step", *(_scaled(mode.flops, 1000, FLOP) for mode in modes)),
+        ("arithmetic of a token", *(_scaled(mode.flops / needs.tokens, 1000, FLOP) for mode in modes)),
+        ("time of a step", *(f"{mode.seconds:.3g} s" for mode in modes)),
+        (f"time of {steps:,} steps", *(clock(mode.seconds * steps) for mode in modes)),
+        ("tokens a day", *(_scaled(_per_day(needs, mode), 1000, COUNT) for mode in modes)),
+        ("a checkpoint on the disk", *(_bytes(needs.checkpoint) for _ in modes)),
+    ]
+
+
+def _assumed(machines: Machines) -> str:
+    rate, free = f"{machines.utilisation:.0%} of the rate", f"{1 - USABLE:.0%} of the memory"
+    kernels = f"assumed: eager kernels (torch.compile needs less), matrix products at {rate}, {free} left free"
+    sharded = "\nFSDP2 by layer, gradients reduced in fp32 after every micro-batch"
+    return kernels + (sharded if machines.shard > 1 else "")
+
+
+def _per_day(needs: "Plan", mode: "Mode") -> float:
+    return DAY * needs.tokens / mode.seconds
+
+
+def _bytes(count: float) -> str:
+    return _scaled(count, 1024, BINARY)
+
+
+def _scaled(number: float, step: int, units: tuple[str, ...]) -> str:
+    """Three digits and the unit that suits them."""
+    power = 0
+    while number >= step and power < len(units) - 1:
+        number, power = number / step, power + 1
+    return f"{number:.{0 if power == 0 or number >= 100 else 1 if number >= 10 else 2}f} {units[power]}"

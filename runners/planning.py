@@ -23,7 +23,6 @@ FP32 = 4  # bytes
 BACKWARD = 2  # matrix products of the backward pass for each one of the forward pass
 RECOMPUTE = {"none": False, "block": True}
 WEIGHTS, OPTIMISER = "weights", "optimiser"
-PARTS = (WEIGHTS, OPTIMISER, *KINDS)
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,9 @@ def _moments(model: GraphModule, config: RunConfig) -> tuple[dict[str, int], int
 def _mode(run: RunFile, graph: Graph, machines: Machines, held: Holdings, micro: int, recompute: bool) -> Mode:
     train = run.config.train
     share = train.batch // machines.ranks
-    step = _timeline(run, graph, Setting(run.config.data.seq, DTYPES[train.precision], machines.shard, recompute), micro)
+    ranks = machines.shard if machines.ranks > 1 else None
+    setting = Setting(run.config.data.seq, DTYPES[train.precision], ranks, recompute)
+    step = _timeline(run, graph, setting, micro)
 
     def parts(micro: int) -> dict[str, int]:
         left = held.gradients if micro < share else 0  # by the micro-batch before

@@ -15,7 +15,7 @@ import blockgraph
 TIME_LIMIT_S = 20  # far more than any of them takes; without it a hang would hang the tests
 FRONT = """
     errors syntax values compose schema size dims expression polynomial types names header library scope members
-    wiring holding link check usage causality load choice graph jsonschema
+    wiring holding link faulty check owners usage causality load choice graph jsonschema
 """
 WORKER = """
 import json, resource, sys

@@ -169,11 +169,15 @@ def test_any_allowed_name_can_be_a_nodes(name: str, tmp_path: Path) -> None:
 def test_numbers_of_layer_and_length_are_those_of_the_spec(text: str) -> None:
     number = Dims({name: Size.symbol(name) for name in RUNTIME}).number(text)
     constants = Constants()
-    source = constants.text(number, "here")
+    source = constants.text(number, "here", "by")
     for layer in range(4):
-        holder = SimpleNamespace(constants=SimpleNamespace())
-        for path, each in constants.by_path.items():
-            setattr(holder.constants, path, torch.tensor(float(eval(each, {"math": math, "layer": layer}))))
+        holder = SimpleNamespace(constants=SimpleNamespace(here=SimpleNamespace()))
+        for path, each in constants.by_owner.get("here", {}).items():
+            setattr(
+                holder.constants.here,
+                path.removeprefix("here."),
+                torch.tensor(float(eval(each, {"math": math, "layer": layer}))),
+            )
         for seq in (1, 5, 16):
             found = eval(source, {"math": math, "torch": torch, "self": holder, "seq": seq})
             assert float(found) == pytest.approx(number.at(layer=layer, seq=seq), rel=1e-6)

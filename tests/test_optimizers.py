@@ -75,6 +75,19 @@ def test_steps_are_those_of_the_paper(monkeypatch: pytest.MonkeyPatch, eps: floa
     torch.testing.assert_close(stepped(made, parameter, gradients), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("clips_decay", [True, False])
+def test_shares_that_stay_tensors_as_on_a_gpu_give_the_same_steps(
+    monkeypatch: pytest.MonkeyPatch, clips_decay: bool
+) -> None:
+    gradients, real = draws(9, 40, scales=(1, 20, 3), dtype=torch.float64), StableAdamW._shares
+    start = torch.ones(9, 40).double()
+    monkeypatch.setattr(StableAdamW, "_shares", lambda *args: torch.tensor(real(*args)).double().unbind())
+    parameter = nn.Parameter(start.clone())
+    made = StableAdamW([parameter], lr=0.1, weight_decay=0.2, clips_decay=clips_decay)
+    expected = paper(start, gradients, 0.1, 1e-8, 0.2, clips_decay)
+    torch.testing.assert_close(stepped(made, parameter, gradients), expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on the first import of its compiler
 def test_compiled_sums_give_the_same_steps() -> None:
     gradients = draws(9, 40, scales=(1, 20, 3))
@@ -85,13 +98,14 @@ def test_compiled_sums_give_the_same_steps() -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
 
 
-def test_gradients_that_do_not_grow_give_the_bits_of_adamw() -> None:
+@pytest.mark.parametrize("clips_decay", [True, False])
+def test_gradients_that_do_not_grow_give_the_bits_of_adamw(clips_decay: bool) -> None:
     start, gradients = torch.ones(64, 9), draws(64, 9, scales=(1, 0.9, 0.5, 0.6, 0.1))
     plain, parameter = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     settings: dict[str, Any] = {"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.2}
     first = torch.optim.AdamW([plain], **settings, fused=True)
     parameter.data = stepped(first, plain, gradients[:1]).clone()
-    second = StableAdamW([parameter], **settings)
+    second = StableAdamW([parameter], **settings, clips_decay=clips_decay)
     second.load_state_dict(copy.deepcopy(first.state_dict()))  # the state is AdamW's own
     expected = stepped(first, plain, gradients[1:])
     torch.testing.assert_close(stepped(second, parameter, gradients[1:]), expected, rtol=0, atol=0)

@@ -87,7 +87,7 @@ def _column(
     column = series(site, SOURCE, inner, SINK, joined)
     _align(frame, level, column, inside)
     chosen |= rails.sided(level, column, residuals)
-    rails.place(level, column, chosen)
+    rails.place(level, column, chosen, rooms)
     plan.sides |= chosen
     plan.residuals.update(residuals)
     plan.plain = plan.plain or column.plain
@@ -96,7 +96,10 @@ def _column(
 
 def _align(frame: Frame, level: Level, column: Column, inside: Mapping[str, Column]) -> None:
     """Put inputs right below the terminals that they feed, where that keeps them apart."""
-    feeding = {h.tail: h for h in level.roads if h.head in inside and h.head in column.x and h.end in inside[h.head].x}
+    feeding = {
+        hop.tail: hop for hop in level.roads
+        if hop.head in inside and hop.head in column.x and hop.end in inside[hop.head].x and not rails.far(level, hop)
+    }  # fmt: skip
     inputs = [v for v in column.x if v in feeding and not _solid(frame, v) and _fed_once(level, v)]
     wished = {v: column.x[feeding[v].head] + inside[feeding[v].head].x[feeding[v].end] for v in inputs}
     places = sorted((x, frame.items[v].width if v in frame.items else 0.0) for v, x in wished.items())

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 import networkx as nx
 
-from blockgraph.figure.lanes import RAIL, Column, left_of, right_of, text_room
+from blockgraph.figure.lanes import RAIL, Column, Extent, left_of, right_of, text_room
 from blockgraph.figure.levels import Hop, Level
 
 RIGHT, LEFT = 1, -1
@@ -17,7 +17,7 @@ def residuals(level: Level, sums: Collection[str]) -> list[Hop]:
     below = {vertex: nx.ancestors(graph, vertex) for hop in flow if hop.head in sums for vertex in graph.pred[hop.head]}
     return [
         hop for hop in flow
-        if hop.head in sums and _far(level, hop)
+        if hop.head in sums and far(level, hop)
         and any(hop.tail in below[other] for other in graph.pred[hop.head] if other != hop.tail)
     ]  # fmt: skip
 
@@ -40,7 +40,8 @@ def sided(level: Level, column: Column, hops: Collection[Hop]) -> dict[Hop, int]
     return sides
 
 
-def _far(level: Level, hop: Hop) -> bool:
+def far(level: Level, hop: Hop) -> bool:
+    """Whether there are rows between the ends of a hop."""
     return level.rows[hop.head][0] - level.rows[hop.tail][1] > 1
 
 
@@ -56,37 +57,38 @@ def _side_streams(level: Level, graph: "nx.DiGraph[str]", flow: list[Hop]) -> li
         chosen += [
             hop for hop in flow
             if (end := hop.tail if forth else hop.head) in reached and end != main
-            and (hop.head if forth else hop.tail) in reached[main] and _far(level, hop)
+            and (hop.head if forth else hop.tail) in reached[main] and far(level, hop)
         ]  # fmt: skip
     return chosen
 
 
-def place(level: Level, column: Column, chosen: Mapping[Hop, int]) -> None:
+def place(level: Level, column: Column, chosen: Mapping[Hop, int], rooms: Mapping[str, Extent]) -> None:
     """Give every rail its lane; a terminal or input that only rails use stands on the first of them."""
+    ends = {hop: [v for v in (hop.tail, hop.head) if v not in column.x] for hop in chosen}
     for side in (RIGHT, LEFT):
         rails = sorted((hop for hop in chosen if chosen[hop] == side), key=lambda hop: _length(level, hop))
         depth: dict[Hop, int] = {}
-        for hop in rails:
-            within = [depth[other] + 1 for other in depth if _overlap(level, hop, other)]
-            depth[hop] = max(within, default=0)
-        _spread(level, column, depth, side)
-    for hop in chosen:
-        for vertex in (hop.tail, hop.head):
-            if vertex not in column.x:
-                column.x[vertex] = column.lanes[hop]
-                low, high = level.rows[vertex]
-                column.spans.append((low, high, column.lanes[hop] - 24, column.lanes[hop] + 24))
+        for hop in (hop for hop in rails if not ends[hop]):
+            depth[hop] = max((depth[other] + 1 for other in depth if _overlap(level, hop, other)), default=0)
+        for index in sorted(set(depth.values())):
+            _lay(level, column, [hop for hop in depth if depth[hop] == index], side, 0.0)
+        for hop in (hop for hop in rails if ends[hop]):
+            new = [vertex for vertex in ends[hop] if vertex not in column.x]
+            half = max((rooms[vertex][1] for vertex in new if vertex in rooms), default=0.0)
+            _lay(level, column, [hop], side, half)
+            for vertex in new:
+                column.x[vertex] = lane = column.lanes[hop]
+                column.spans.append((*level.rows[vertex], lane - half, lane + half))
 
 
-def _spread(level: Level, column: Column, depth: Mapping[Hop, int], side: int) -> None:
-    """Rails of one depth on one line, clear of everything beside which any of them runs."""
-    for index in sorted(set(depth.values())):
-        rails = [hop for hop in depth if depth[hop] == index]
-        reach = (right_of if side == RIGHT else left_of)
-        lane = side * max(abs(reach(column.spans, *_rows(level, hop))) for hop in rails) + side * RAIL
-        for hop in rails:
-            column.lanes[hop] = lane
-            column.spans.append((*_rows(level, hop), min(lane - 4, 0), max(lane + 4 + text_room(level.roads[hop]), 0)))
+def _lay(level: Level, column: Column, rails: list[Hop], side: int, half: float) -> None:
+    """Rails on one line, clear of everything beside which any of them runs."""
+    reach = right_of if side == RIGHT else left_of
+    lane = side * (max(side * reach(column.spans, *_rows(level, hop)) for hop in rails) + RAIL + half)
+    for hop in rails:
+        column.lanes[hop] = lane
+        room = text_room(level.roads[hop])
+        column.spans.append((*_rows(level, hop), min(lane - 4, 0), max(lane + 4 + room, 0)))
 
 
 def _rows(level: Level, hop: Hop) -> tuple[int, int]:

@@ -9,8 +9,9 @@ from blockgraph.figure.levels import Hop
 from blockgraph.figure.picture import Link, Picture
 from blockgraph.figure.style import ARROW, CORNER, LOOKS, attach_width
 
-CLOSE = 0.5  # points within which two lanes are one
+EXACT = 0.01  # points up to which two numbers are one place
 SIDE_STEP, SIDE_MOST = 7.0, 3  # distance and number of edges on one side of a box
+APART = 10.0  # between lines of two values above and below one corridor
 Token = tuple[str, ...]
 
 
@@ -102,12 +103,13 @@ class Router:
                 self.straight(way, end)
         self.sideways()
         self.spread()
+        self.untangle()
         return [self.route(way) for way in self.ways]
 
     def straight(self, way: Way, end: End) -> None:
         """Meet the box right where the lane is, if the lane lies over it."""
         off = end.lane - self.plan.x[end.slot]
-        if not end.rail and abs(off) <= self.reach(end.slot) + CLOSE:
+        if not end.rail and abs(off) <= self.reach(end.slot) + EXACT:
             end.mode, end.at = "straight", end.lane
 
     def reach(self, slot: str) -> float:
@@ -181,6 +183,35 @@ class Router:
                 if end.mode == "bend":
                     end.at = min(fixed, key=abs) if fixed and end.starts else even
 
+    def untangle(self) -> None:
+        """Move the bend of a line that comes in where another value leaves the box below, or move that one's."""
+        leaving = [(way, way.ends[0]) for way in self.ways if way.ends[0].mode == "bend"]
+        for way in self.ways:
+            begin, end = way.ends
+            if end.mode == "side" or (end.mode == "straight" and not self.short(way)):
+                continue
+            for other, start in leaving:
+                above = self.frame.rows[end.slot] - self.frame.rows[start.slot] == 1
+                same = (way.link.tail, way.link.port) == (other.link.tail, other.link.port)
+                if above and not same and abs(end.at - start.at) < APART:
+                    self.step_aside(end if self.reach(end.slot) else start)
+                    if self.short(way):
+                        begin.lane = end.lane = end.at
+
+    def short(self, way: Way) -> bool:
+        """Whether a line bends in the one corridor between its ends."""
+        begin, end = way.ends
+        return len(way.hops) == 1 and begin.mode == "bend" and self.frame.rows[end.slot] - self.frame.rows[begin.slot] == 1
+
+    def step_aside(self, end: End) -> None:
+        """Meet the box further to the side from which the lane comes; all of a value's lines together."""
+        x, reach = self.plan.x[end.slot], self.reach(end.slot)
+        at = min(max(end.at + (APART if end.lane > x else -APART), x - reach), x + reach)
+        for way in self.ways:
+            for other in way.ends:
+                if other.slot == end.slot and other.token == end.token and other.starts == end.starts:
+                    other.at = at if other.mode == "bend" or other is end else other.at
+
     def route(self, way: Way) -> Route:
         """All bends of one link."""
         start, end = way.ends
@@ -190,7 +221,9 @@ class Router:
         points += self.meeting(end)
         text_at = None
         if way.link.text:
-            text_at = (self.frame.rows[start.slot], start.lane, self.plan.outward.get(way.hops[0], 1))
+            row = self.frame.rows[start.slot]
+            here = [x for x, height in points if isinstance(height, InCorridor) and height.corridor == row]
+            text_at = (row, here[-1] if here else start.lane, self.plan.outward.get(way.hops[0], 1))
         skip = way.hops[-1] in self.plan.residuals
         return Route(way.link, _joined(points), skip, text_at)
 
@@ -213,10 +246,10 @@ class Router:
         x, before, after = self.plan.x[vertex], self.plan.lanes[hop], self.plan.lanes[following]
         net: Token = ("from", way.link.tail, way.link.port)
         points: list[tuple[float, Height]] = []
-        if abs(before - x) > CLOSE:
+        if abs(before - x) > EXACT:
             points += [(before, InCorridor(low - 1, net)), (x, InCorridor(low - 1, net))]
         points.append((x, InRow(low)))
-        if abs(after - x) > CLOSE:
+        if abs(after - x) > EXACT:
             points += [(x, InCorridor(high, net)), (after, InCorridor(high, net))]
         return points
 
@@ -243,7 +276,7 @@ def _joined(points: list[tuple[float, Height]]) -> list[tuple[float, Height]]:
     """Points without the tracks on which nothing runs, because the lane is where the box is met."""
     level = {
         height for (x1, height), (x2, following) in zip(points, points[1:], strict=False)
-        if height == following and abs(x1 - x2) > 0.01
+        if height == following and abs(x1 - x2) > EXACT
     }  # fmt: skip
     kept = [point for point in points if not isinstance(point[1], InCorridor) or point[1] in level]
     return [point for index, point in enumerate(kept) if index == 0 or point != kept[index - 1]]

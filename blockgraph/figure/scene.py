@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 from blockgraph.figure.arrange import Plan
@@ -11,9 +12,11 @@ from blockgraph.figure.route import Route
 from blockgraph.figure.style import (
     ADDED, ARROW, FAINT, HEIGHT, INK, LABEL, LOOKS, SMALL, TALL, Kind, Point, Shape,
 )  # fmt: skip
+from blockgraph.figure.text import width
 from blockgraph.figure.tracks import Corridors, Heights, settled
 
 WireKind = Literal["flow", "skip", "weight", "removed", "rewired"]
+Rectangle = tuple[float, float, float, float]  # left, bottom, right, top
 Anchor = Literal["left", "middle", "right"]
 MARKS: Mapping[Status, str] = {"added": "+", "removed": "−", "changed": "≠"}
 PLATE_LIFT = 4.0
@@ -42,6 +45,12 @@ class Box:
         """The shape of its role."""
         return LOOKS[self.kind].shape
 
+    @property
+    def extent(self) -> Rectangle:
+        """The room it takes."""
+        half, high = self.width / 2, self.height / 2
+        return self.x - half, self.y - high, self.x + half, self.y + high
+
 
 @dataclass(frozen=True, slots=True)
 class Wire:
@@ -52,6 +61,12 @@ class Wire:
     points: tuple[Point, ...]
     kind: WireKind
     net: tuple[str, str] = ("", "")
+
+    @property
+    def extents(self) -> list[Rectangle]:
+        """The room that each of its straight parts takes."""
+        pairs = pairwise(self.points)
+        return [(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)) for (x1, y1), (x2, y2) in pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +96,13 @@ class Words:
     bold: bool = False
     colour: str = INK
 
+    @property
+    def extent(self) -> Rectangle:
+        """The room it takes, between the lowest and the highest of its letters."""
+        wide = width(self.text, self.size, self.bold)
+        left = self.x - {"left": 0.0, "middle": 0.5, "right": 1.0}[self.anchor] * wide
+        return left, self.y - 0.4 * self.size, left + wide, self.y + 0.4 * self.size
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -105,7 +127,7 @@ def scene(
     wires = [_wire(route, settled(route, used, levels, outlines), plan) for route in routes]
     wires += [_beside(link, {b.slot: b for b in boxes}) for link in picture.links if frame.sides.get(link.tail) == link.head]
     plates = [_plate(frame, plan, levels, picture, slot) for slot in frame.clusters if slot in picture.clusters]
-    words = [*_marks(boxes), *_titles(plates), *_texts(routes, levels)]
+    words = [*_marks(boxes), *_titles(plates), *_texts(routes, levels, boxes, wires)]
     left, right = plan.extent
     notes = picture.notes + frame.notes + (("some parts in plain layers",) if plan.plain else ())
     area = (min(left, *(b.x - b.width / 2 for b in boxes)), 0.0, max(right, *(b.x + b.width / 2 for b in boxes)), levels.total)
@@ -178,17 +200,26 @@ def _titles(plates: Iterable[Plate]) -> list[Words]:
     return words
 
 
-def _texts(routes: Iterable[Route], levels: Heights) -> list[Words]:
-    """Names and shapes beside the links, once for each value."""
+def _texts(routes: Iterable[Route], levels: Heights, boxes: Sequence[Box], wires: Sequence[Wire]) -> list[Words]:
+    """Names and shapes beside the links, once for each value, on the side where nothing is in the way."""
     words: dict[tuple[str, str], Words] = {}
+    taken = [rectangle for box in boxes for rectangle in [box.extent]] + [s for wire in wires for s in wire.extents]
     for route in sorted(routes, key=lambda route: route.link.status == "removed"):
         if route.text_at and (route.link.tail, route.link.port) not in words:
             corridor, x, side = route.text_at
             size = SMALL + 1 if route.link.label else SMALL
-            anchor: Anchor = "left" if side > 0 else "right"
-            place = Words(x + 4 * side, levels.band(corridor), route.link.text, size, anchor)
-            words[route.link.tail, route.link.port] = place
+            choices = [
+                Words(x + 4 * way, levels.band(corridor), route.link.text, size, "left" if way > 0 else "right")
+                for way in (side, -side)
+            ]
+            best = min(choices, key=lambda choice: sum(_meet(choice.extent, other) for other in taken))
+            words[route.link.tail, route.link.port] = best
+            taken.append(best.extent)
     return list(words.values())
+
+
+def _meet(one: Rectangle, other: Rectangle) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _dots(wires: Iterable[Wire]) -> tuple[Point, ...]:

@@ -77,8 +77,8 @@ def _packed(lines: Mapping[Token, Line]) -> dict[Token, int]:
     order.add_nodes_from(sorted(lines, key=lambda token: (lines[token].left, token)))
     for low, one in lines.items():
         order.add_edges_from((low, high) for high, other in lines.items() if low != high and _meet(one.below, other.above))
-    if not nx.is_directed_acyclic_graph(order):
-        order.remove_edges_from(list(order.edges))
+    while not nx.is_directed_acyclic_graph(order):  # two values that change places have to cross
+        order.remove_edge(*nx.find_cycle(order)[0][:2])
     taken: dict[Token, int] = {}
     for token in nx.topological_sort(order):
         least = max((taken[before] + 1 for before in order.predecessors(token)), default=0)

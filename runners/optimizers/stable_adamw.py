@@ -59,8 +59,8 @@ class StableAdamW(torch.optim.AdamW):
         """Move every parameter that has a gradient; nothing waits for the device."""
         for sharding, shards in self._shardings().items():
             torch._foreach_add_([shard.step for shard in shards], 1)
-            for shard, lr in zip(shards, self._rates(shards, sharding), strict=True):
-                self._move(shard, lr)
+            for shard, share in zip(shards, self._shares(shards, sharding), strict=True):
+                self._move(shard, share)
 
     def _shardings(self) -> dict[Sharding, list[_Shard]]:
         """All shards, by how their parameters are sharded; in a model that is one and the same."""
@@ -74,8 +74,8 @@ class StableAdamW(torch.optim.AdamW):
                 found.setdefault(_sharding(param), []).append(_Shard(group, param.numel(), *local))
         return found
 
-    def _rates(self, shards: list[_Shard], sharding: Sharding) -> Sequence[Tensor]:
-        """The learning rate of each tensor, lr / max(1, RMS)."""
+    def _shares(self, shards: list[_Shard], sharding: Sharding) -> Sequence[Any]:
+        """1 / max(1, RMS) of each tensor: a float on the CPU, and elsewhere a tensor that nobody waits for."""
         beta2 = self.betas[1]
         correction = 1 - beta2 ** torch.stack([shard.step for shard in shards]).double()
         # Both sides of the maximum are taken times the correction, so that the moment stays as it is stored.
@@ -85,15 +85,13 @@ class StableAdamW(torch.optim.AdamW):
         ]
         means = _added(self._means(tensors, beta2).double(), sharding)
         shares = (means * correction).sqrt().clamp(min=1).reciprocal()
-        # The kernel reads the rate as fp64 on the CPU and as fp32 on a GPU.
-        shares = shares if shares.is_cpu else shares.float()
-        return torch._foreach_mul(shares.unbind(), [shard.group["lr"] for shard in shards])
+        return shares.tolist() if shares.is_cpu else shares.float().unbind()
 
-    def _move(self, shard: _Shard, lr: Tensor) -> None:
-        """One tensor's step of AdamW at this learning rate."""
-        group = shard.group
+    def _move(self, shard: _Shard, share: Any) -> None:
+        """One tensor's step of AdamW with this share of its learning rate."""
+        lr, decay = shard.group["lr"], shard.group["weight_decay"]
         if not self.clips_decay:
-            shard.param.mul_(1 - group["lr"] * group["weight_decay"])
+            decay = _unclipped(shard.param, lr, decay, share)
         torch._fused_adamw_(
             [shard.param],
             [shard.grad],
@@ -101,14 +99,22 @@ class StableAdamW(torch.optim.AdamW):
             [shard.exp_avg_sq],
             [],
             [shard.step],
-            lr=lr,
+            lr=share * lr,
             beta1=self.betas[0],
             beta2=self.betas[1],
-            weight_decay=group["weight_decay"] if self.clips_decay else 0.0,
+            weight_decay=decay,
             eps=self.eps,
             amsgrad=False,
             maximize=False,
         )
+
+
+def _unclipped(param: Tensor, lr: float, decay: float, share: Any) -> float:
+    """The decay with which a step at `share * lr` takes off lr * decay; what cannot be given so is taken off here."""
+    if isinstance(share, float):
+        return decay / share
+    param.mul_(1 - lr * decay)
+    return 0.0
 
 
 def _local(x: Tensor) -> Tensor:
