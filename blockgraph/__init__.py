@@ -1,6 +1,7 @@
 """A Transformer block as one YAML graph: checked, drawn, compiled, trained."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from blockgraph.canonical import digest, text
 from blockgraph.cost import Cost
@@ -10,7 +11,10 @@ from blockgraph.graph import Graph
 from blockgraph.load import Setting, load
 from blockgraph.ops import OPS
 
-__all__ = ["OPS", "Cost", "Graph", "SpecError", "compile", "cost", "digest", "load", "text"]
+if TYPE_CHECKING:
+    from blockgraph.compare import Diff
+
+__all__ = ["OPS", "Cost", "Graph", "SpecError", "compile", "cost", "diff", "digest", "load", "render", "text"]
 
 
 def compile(spec: Graph | str, *, seed: int = 0, **settings: Setting) -> Any:
@@ -26,6 +30,24 @@ def compile(spec: Graph | str, *, seed: int = 0, **settings: Setting) -> Any:
 def cost(spec: Graph | str, **settings: Setting) -> Cost:
     """Parameters and matrix-product FLOPs. Raises `SpecError`."""
     return _cost(_graph(spec, settings))
+
+
+def render(spec: Graph | str, path: str | Path, **options: Any) -> Path:
+    """Draw a spec to a file, in the format of its suffix: .svg .pdf .png .dot .mmd .tex; returns the path.
+
+    `base` marks what the spec changes against another; `shapes`, `cost`, `title`, `legend`, `aligned` and `seq` are
+    those of `blockgraph.drawing.render`, and what remains sets dims and slots. Raises `SpecError`.
+    """
+    from blockgraph import drawing  # only those who draw wait for it
+
+    return drawing.render(spec, path, **options)
+
+
+def diff(a: Graph | str, b: Graph | str, **settings: Setting) -> "Diff":
+    """What two specs differ in: in words as text, in a notebook as figures side by side. Raises `SpecError`."""
+    from blockgraph.compare import compare
+
+    return compare(_graph(a, settings), _graph(b, settings))
 
 
 def _graph(spec: Graph | str, settings: dict[str, Any]) -> Graph:

@@ -39,7 +39,7 @@ class Diff:
         return "\n".join(_told(self))
 
     def _repr_svg_(self) -> str:
-        from blockgraph.render import svg  # the figure needs the comparison, and only notebooks the other way round
+        from blockgraph.drawing import svg  # the figure needs the comparison, and only notebooks the other way round
 
         return svg(self)
 

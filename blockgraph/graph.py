@@ -117,6 +117,12 @@ class Graph:
                 users.setdefault(ref, []).append(node.path)
         return users
 
+    def _repr_svg_(self) -> str:
+        """The figure, which a notebook shows in place of the value."""
+        from blockgraph.drawing import svg  # figures read graphs; only a notebook asks the other way round
+
+        return svg(self)
+
     def walk(self) -> Iterator[tuple[str, "Graph", Node]]:
         """Every node of every layer with the prefix of its module path: `layers.3.` for a node of layer 3."""
         for node in self.nodes.values():

@@ -9,7 +9,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, Unsuppor
 import blockgraph
 from blockgraph.graph import Graph
 from blockgraph.kernels.base import GraphModule
-from blockgraph.ledger import KINDS
 from blockgraph.memory import Setting, Timeline, refill, timeline
 from blockgraph.sharding import shard
 from runners import optim

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the difference, and draw it."""
     from blockgraph.compare import compare
-    from blockgraph.render import beside, save, suffix
+    from blockgraph.drawing import beside, save, suffix
 
     if args.output is not None:
         suffix(args.output)

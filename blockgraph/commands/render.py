@@ -28,8 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw and say where."""
     from blockgraph.compare import compare
+    from blockgraph.drawing import Options, changes, figure, for_base, save, suffix
     from blockgraph.figure.picture import Detail
-    from blockgraph.render import Options, changes, figure, for_base, save, suffix
 
     suffix(args.output)
     graph = graph_of(args.spec, args)

@@ -54,7 +54,7 @@ def _room(frame: Frame, slot: str) -> Extent:
 def beside(frame: Frame, slot: str) -> list[str]:
     """The chain of items to the left of one, nearest first."""
     chain: list[str] = []
-    while (last := next((s for s, owner in frame.sides.items() if owner == slot), "")):
+    while last := next((s for s, owner in frame.sides.items() if owner == slot), ""):
         chain.append(last)
         slot = last
     return chain

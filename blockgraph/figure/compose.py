@@ -19,6 +19,5 @@ def compose(drawn: Sequence[Picture], others: Sequence[Picture] = ()) -> list[Sc
     laid = [(routes, tracks(routes)) for routes in routed]
     levels = heights(common, pictures, laid)
     return [
-        scene(common, plan, levels, picture, routes, used)
-        for picture, (routes, used) in zip(drawn, laid, strict=False)
+        scene(common, plan, levels, picture, routes, used) for picture, (routes, used) in zip(drawn, laid, strict=False)
     ]

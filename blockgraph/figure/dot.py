@@ -5,8 +5,21 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from blockgraph.figure.scene import Anchor, Box, Plate, Scene, Wire, WireKind, Words, shortened, two_lines
 from blockgraph.figure.style import (
-    ADDED, ARROW, CLUSTER_FILL, CLUSTER_LINE, CORNER, FAINT, INK, LABEL, LOOKS, PAPER, PLATE_FILL, RESIDUAL, SMALL,
-    WEIGHT, Point, Shape,
+    ADDED,
+    ARROW,
+    CLUSTER_FILL,
+    CLUSTER_LINE,
+    CORNER,
+    FAINT,
+    INK,
+    LABEL,
+    LOOKS,
+    PAPER,
+    PLATE_FILL,
+    RESIDUAL,
+    WEIGHT,
+    Point,
+    Shape,
 )  # fmt: skip
 from blockgraph.figure.text import width
 

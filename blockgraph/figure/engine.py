@@ -42,15 +42,15 @@ def draw(dot: str, form: Format, path: str = "figure") -> bytes:
     return _undated(done.stdout) if form == "pdf" else done.stdout
 
 
-def _run(
-    command: list[str], dot: str, environment: dict[str, str], path: str
-) -> "subprocess.CompletedProcess[bytes]":
+def _run(command: list[str], dot: str, environment: dict[str, str], path: str) -> "subprocess.CompletedProcess[bytes]":
     try:
         return subprocess.run(
             command, input=dot.encode(), capture_output=True, timeout=LIMIT, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
-        raise _error(path, f"Graphviz took more than {LIMIT} s", "a .dot, .mmd or .tex file needs no Graphviz") from None
+        raise _error(
+            path, f"Graphviz took more than {LIMIT} s", "a .dot, .mmd or .tex file needs no Graphviz"
+        ) from None
 
 
 def _environment(folder: Path) -> dict[str, str]:

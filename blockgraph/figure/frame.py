@@ -200,8 +200,11 @@ def _convex(
         trial = {**kept, slot: replace(cluster, parent=_standing(cluster.parent, clusters, kept))}
         if nx.is_directed_acyclic_graph(_bounded(order, members, trial, links, sides)):
             kept[slot] = cluster
-    left_out = tuple(f"no frame round {clusters[slot].title}: a path leaves it and comes back"
-                     for slot in clusters if slot not in kept and any(i.cluster == slot for i in items.values()))
+    left_out = tuple(
+        f"no frame round {clusters[slot].title}: a path leaves it and comes back"
+        for slot in clusters
+        if slot not in kept and any(i.cluster == slot for i in items.values())
+    )
     return {slot: cluster for slot, cluster in kept.items() if _used(slot, clusters, items)}, left_out
 
 

@@ -123,9 +123,7 @@ def _between(
     return _parallel(site, below, above, parts, side, depth)
 
 
-def _branches(
-    below: str, members: Sequence[str], above: str, hops: Sequence[Hop]
-) -> list[tuple[list[str], list[Hop]]]:
+def _branches(below: str, members: Sequence[str], above: str, hops: Sequence[Hop]) -> list[tuple[list[str], list[Hop]]]:
     """Connected parts between two cuts, each with its hops; a hop from cut to cut is a part of its own."""
     graph: nx.Graph[str] = nx.Graph()
     graph.add_nodes_from(members)

@@ -35,7 +35,9 @@ def sided(level: Level, column: Column, hops: Collection[Hop]) -> dict[Hop, int]
     sides = {}
     for hop in hops:
         row, x = level.rows[hop.head], column.x[hop.head]
-        beside = [other for v, other in column.x.items() if v != hop.head and level.rows[v][0] <= row[0] <= level.rows[v][1]]
+        beside = [
+            other for v, other in column.x.items() if v != hop.head and level.rows[v][0] <= row[0] <= level.rows[v][1]
+        ]
         sides[hop] = LEFT if beside and min(beside) > x else RIGHT
     return sides
 

@@ -150,14 +150,29 @@ class Router:
             if end.rail or not alone or LOOKS[item.kind].shape == "circle":
                 return False
         x = self.plan.x[end.slot]
-        return self.free(end.slot, min(x, end.lane), max(x, end.lane))
+        return self.free(end.slot, min(x, end.lane - APART), max(x, end.lane + APART)) and not self.taken(way, end)
+
+    def taken(self, way: Way, end: End) -> bool:
+        """Whether another value passes the box's row on this lane."""
+        row = self.frame.rows[end.slot]
+        for other in self.ways:
+            same = (way.link.tail, way.link.port) == (other.link.tail, other.link.port)
+            low, high = (self.frame.rows[e.slot] for e in other.ends)
+            if not same and low < row < high and any(abs(e.lane - end.lane) < APART / 2 for e in other.ends):
+                return True
+        return False
 
     def free(self, slot: str, left: float, right: float) -> bool:
         """Whether a row is empty beside a box."""
         row, around = self.frame.rows[slot], self.frame.around(slot)
         for other, item in self.frame.items.items():
             at = self.plan.x[other]
-            if other != slot and self.frame.rows[other] == row and at + item.width / 2 > left and at - item.width / 2 < right:
+            if (
+                other != slot
+                and self.frame.rows[other] == row
+                and at + item.width / 2 > left
+                and at - item.width / 2 < right
+            ):
                 return False
         return not any(
             low <= row <= high and self.plan.frames[c][0] < right and self.plan.frames[c][1] > left
@@ -201,7 +216,9 @@ class Router:
     def short(self, way: Way) -> bool:
         """Whether a line bends in the one corridor between its ends."""
         begin, end = way.ends
-        return len(way.hops) == 1 and begin.mode == "bend" and self.frame.rows[end.slot] - self.frame.rows[begin.slot] == 1
+        return (
+            len(way.hops) == 1 and begin.mode == "bend" and self.frame.rows[end.slot] - self.frame.rows[begin.slot] == 1
+        )
 
     def step_aside(self, end: End) -> None:
         """Meet the box further to the side from which the lane comes; all of a value's lines together."""

@@ -10,7 +10,18 @@ from blockgraph.figure.frame import Frame
 from blockgraph.figure.picture import Item, Link, Picture, Status
 from blockgraph.figure.route import Route
 from blockgraph.figure.style import (
-    ADDED, ARROW, FAINT, HEIGHT, INK, LABEL, LOOKS, SMALL, TALL, Kind, Point, Shape,
+    ADDED,
+    ARROW,
+    FAINT,
+    HEIGHT,
+    INK,
+    LABEL,
+    LOOKS,
+    SMALL,
+    TALL,
+    Kind,
+    Point,
+    Shape,
 )  # fmt: skip
 from blockgraph.figure.text import width
 from blockgraph.figure.tracks import Corridors, Heights, settled
@@ -20,7 +31,13 @@ Rectangle = tuple[float, float, float, float]  # left, bottom, right, top
 Anchor = Literal["left", "middle", "right"]
 MARKS: Mapping[Status, str] = {"added": "+", "removed": "−", "changed": "≠"}
 PLATE_LIFT = 4.0
-INSET: Mapping[Shape, float] = {"circle": -7, "hexagon": 15, "octagon": 12, "ellipse": 13, "invtrapezium": 16}  # of marks
+INSET: Mapping[Shape, float] = {
+    "circle": -7,
+    "hexagon": 15,
+    "octagon": 12,
+    "ellipse": 13,
+    "invtrapezium": 16,
+}  # of marks
 LOW = {"residual": 20.0, "mask": 20.0, "position": 20.0, "input": 15.0, "output": 15.0}
 
 
@@ -125,12 +142,19 @@ def scene(
     boxes = [_box(item, frame, plan, levels) for item in picture.items.values()]
     outlines = {b.slot: (b.x, b.y, b.width, b.height, b.shape) for b in boxes}
     wires = [_wire(route, settled(route, used, levels, outlines), plan) for route in routes]
-    wires += [_beside(link, {b.slot: b for b in boxes}) for link in picture.links if frame.sides.get(link.tail) == link.head]
+    wires += [
+        _beside(link, {b.slot: b for b in boxes}) for link in picture.links if frame.sides.get(link.tail) == link.head
+    ]
     plates = [_plate(frame, plan, levels, picture, slot) for slot in frame.clusters if slot in picture.clusters]
     words = [*_marks(boxes), *_titles(plates), *_texts(routes, levels, boxes, wires)]
     left, right = plan.extent
     notes = picture.notes + frame.notes + (("some parts in plain layers",) if plan.plain else ())
-    area = (min(left, *(b.x - b.width / 2 for b in boxes)), 0.0, max(right, *(b.x + b.width / 2 for b in boxes)), levels.total)
+    area = (
+        min(left, *(b.x - b.width / 2 for b in boxes)),
+        0.0,
+        max(right, *(b.x + b.width / 2 for b in boxes)),
+        levels.total,
+    )
     return Scene(tuple(boxes), tuple(wires), tuple(plates), tuple(words), _dots(wires), area, notes=notes)
 
 
@@ -139,7 +163,9 @@ def _box(item: Item, frame: Frame, plan: Plan, levels: Heights) -> Box:
     tallest = TALL if levels.height[row] >= TALL else HEIGHT
     height = min(tallest, LOW.get(item.kind, tallest)) if not item.sub else tallest
     x, y = plan.x[item.slot], levels.middle[row]
-    return Box(item.slot, x, y, item.width, height, item.kind, item.label, item.sub, item.status, item.about, item.cluster)
+    return Box(
+        item.slot, x, y, item.width, height, item.kind, item.label, item.sub, item.status, item.about, item.cluster
+    )
 
 
 def _wire(route: Route, points: list[Point], plan: Plan) -> Wire:

@@ -74,5 +74,3 @@ def side_by_side(scenes: Iterable[Scene]) -> Scene:
         (0.0, min(s.area[1] for s in placed), placed[-1].area[2], max(s.area[3] for s in placed)),
         " and ".join(s.about for s in placed), tuple(dict.fromkeys(n for s in placed for n in s.notes)),
     )  # fmt: skip
-
-

@@ -5,7 +5,18 @@ from collections.abc import Iterator, Mapping
 from blockgraph.figure.dot import BEHIND, SHADOW_STEP
 from blockgraph.figure.scene import Box, Plate, Scene, Wire, WireKind, two_lines
 from blockgraph.figure.style import (
-    ADDED, CLUSTER_FILL, CLUSTER_LINE, FAINT, INK, LABEL, LOOKS, PAPER, PLATE_FILL, RESIDUAL, WEIGHT, Point,
+    ADDED,
+    CLUSTER_FILL,
+    CLUSTER_LINE,
+    FAINT,
+    INK,
+    LABEL,
+    LOOKS,
+    PAPER,
+    PLATE_FILL,
+    RESIDUAL,
+    WEIGHT,
+    Point,
     corners,
 )  # fmt: skip
 

@@ -76,7 +76,9 @@ def _packed(lines: Mapping[Token, Line]) -> dict[Token, int]:
     order: nx.DiGraph[Token] = nx.DiGraph()
     order.add_nodes_from(sorted(lines, key=lambda token: (lines[token].left, token)))
     for low, one in lines.items():
-        order.add_edges_from((low, high) for high, other in lines.items() if low != high and _meet(one.below, other.above))
+        order.add_edges_from(
+            (low, high) for high, other in lines.items() if low != high and _meet(one.below, other.above)
+        )
     while not nx.is_directed_acyclic_graph(order):  # two values that change places have to cross
         order.remove_edge(*nx.find_cycle(order)[0][:2])
     taken: dict[Token, int] = {}
