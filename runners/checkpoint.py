@@ -4,13 +4,15 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from runners.cache import file_digest
@@ -19,6 +21,7 @@ from runners.files import sync
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
+POLL_SECONDS = 0.02
 Tensors = dict[str, Tensor]
 
 
@@ -30,9 +33,33 @@ class Checkpoint:
     step: int
     state: dict[str, Any]
 
-    def tensors(self, name: str) -> Tensors:
-        """The tensors saved under `name`, on the CPU."""
-        return load_file(self.path / f"{name}.safetensors")
+    def tensors(self, name: str) -> "Stored":
+        """The tensors saved under `name`."""
+        return Stored(sorted(self.path.glob(f"{name}*.safetensors")))
+
+
+class Stored(Mapping[str, Tensor]):
+    """Tensors in files, read when they are asked for, onto the CPU.
+
+    One that stands in several files was cut along its first axis, in the order of the files.
+    """
+
+    def __init__(self, files: list[Path]):
+        self._holders: dict[str, list[Any]] = {}
+        for file in files:
+            opened: Any = safe_open(file, "pt")
+            for name in opened.keys():  # noqa: SIM118
+                self._holders.setdefault(name, []).append(opened)
+
+    def __getitem__(self, name: str) -> Tensor:
+        parts = [file.get_tensor(name) for file in self._holders[name]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._holders)
+
+    def __len__(self) -> int:
+        return len(self._holders)
 
 
 class Checkpoints:
@@ -51,20 +78,48 @@ class Checkpoints:
         if free < size:
             raise OSError(errno.ENOSPC, f"a checkpoint takes {size:,} bytes, but {free:,} are free", str(self.path))
 
-    def save(self, step: int, tensors: dict[str, Tensors], state: dict[str, Any]) -> Path:
-        """Write the state after `step`, then remove what is older than `keep`; raise `OSError` where it cannot."""
+    def save(
+        self,
+        step: int,
+        tensors: dict[str, Tensors],
+        state: dict[str, Any],
+        expected: Sequence[str] = (),
+        closed: Event | None = None,
+    ) -> Path:
+        """Write the state after `step`, then remove what is older than `keep`; raise `OSError` where it cannot.
+
+        `expected` are files of tensors that other processes `deposit`; they are waited for until `closed` is set.
+        """
         final = self.path / _name(step)
         beside = self._leftover(final)
         try:
             beside.mkdir(parents=True)
-            _write(beside, tensors, {"format": FORMAT, "step": step} | state)
+            _write_tensors(beside, tensors)
+            for name in expected:
+                os.rename(_awaited(self._parts(step) / f"{name}.safetensors", closed), beside / f"{name}.safetensors")
+            _seal(beside, {"format": FORMAT, "step": step} | state)
             os.rename(beside, final)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            for leftover in (beside, self._parts(step)):
+                shutil.rmtree(leftover, ignore_errors=True)
         sync(self.path)
         for old in self._steps()[self.keep :]:
             self._remove(old)
         return final
+
+    def deposit(self, step: int, tensors: dict[str, Tensors]) -> None:
+        """Write this process's pieces of the state after `step`, for the first process to take up."""
+        parts = self._parts(step)
+        for name, group in tensors.items():
+            beside = parts / f".{name}"
+            beside.mkdir(parents=True)
+            _write_tensors(beside, {name: group})
+            os.rename(beside / f"{name}.safetensors", parts / f"{name}.safetensors")
+
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step, which another process has verified."""
+        path = self.path / _name(step)
+        return Checkpoint(path, step, json.loads((path / STATE).read_bytes()))
 
     def newest(self, complain: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that verifies; `complain` is told of each damaged one, which is set aside."""
@@ -72,8 +127,7 @@ class Checkpoints:
         for path in self._steps():
             fault = verify(path)
             if not fault:
-                state = json.loads((path / STATE).read_bytes())
-                return Checkpoint(path, state["step"], state)
+                return self.at(int(path.name.removeprefix("step-")))
             aside = self._leftover(path, ".damaged")
             os.rename(path, aside)
             complain(f"{path} is damaged and passed over: {fault}; it is kept as {aside.name}")
@@ -82,6 +136,10 @@ class Checkpoints:
     def _steps(self) -> list[Path]:
         """Checkpoints, the newest first."""
         return sorted(self.path.glob("step-" + "[0-9]" * 8), reverse=True)
+
+    def _parts(self, step: int) -> Path:
+        """Where the other processes put their pieces; a leftover like any other once they are taken up."""
+        return self.path / f"{_name(step)}.tmp-parts"
 
     def _leftover(self, path: Path, suffix: str = ".tmp") -> Path:
         """A name beside `path` that is not taken."""
@@ -115,17 +173,36 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _write(path: Path, tensors: dict[str, Tensors], state: dict[str, Any]) -> None:
-    """Files, then the manifest that lists them, all of it on the disk."""
+def piece_name(name: str, piece: int, pieces: int) -> str:
+    """Name of a file that holds one of the pieces that a state is cut into; they sort in their order."""
+    return f"{name}-{piece + 1:05d}-of-{pieces:05d}"
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensors]) -> None:
+    """A file for each group, on the disk."""
     for name, group in tensors.items():
+        file = path / f"{name}.safetensors"
         try:
-            save_file({key: value.contiguous() for key, value in group.items()}, path / f"{name}.safetensors")
+            save_file({key: value.contiguous() for key, value in group.items()}, file)
         except SafetensorError as error:
             raise OSError(errno.EIO, str(error)) from error
+        sync(file)
+
+
+def _awaited(file: Path, closed: Event | None) -> Path:
+    """The file of another process once it is there; raise `OSError` when it will not come."""
+    while not file.exists():
+        if closed and closed.wait(POLL_SECONDS):
+            raise OSError(errno.EIO, "the run ended before this piece of the checkpoint was written", str(file))
+    return file
+
+
+def _seal(path: Path, state: dict[str, Any]) -> None:
+    """The state, then the manifest that lists all files, all of it on the disk."""
     (path / STATE).write_text(json.dumps(state))
     files = sorted(path.iterdir())
     (path / MANIFEST).write_text(json.dumps({file.name: _facts(file) for file in files}))
-    for file in (*files, path / MANIFEST, path):
+    for file in (path / STATE, path / MANIFEST, path):
         sync(file)
 
 

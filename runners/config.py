@@ -27,10 +27,16 @@ class Train(Fields):
 
     steps: int = Field(300, gt=0, description="optimiser steps")
     batch: int = Field(16, gt=0, description="sequences in a step")
-    micro_batch: int | None = Field(None, gt=0, description="sequences in a forward pass, divides batch; null: batch")
+    micro_batch: int | None = Field(
+        None, gt=0, description="sequences a process takes at once, divides batch; null: batch"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of the order of the data")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the compute; master weights and loss are fp32")
     compile: Literal["auto", True, False] = Field("auto", description="torch.compile blocks and loss; auto: on CUDA")
+    shard: int | None = Field(None, gt=0, description="processes that share one copy of the state; null: all of them")
+    checkpointing: Literal["none", "block"] = Field(
+        "none", description="activations computed again in the backward pass: none, or all inside each block"
+    )
     diverged: Diverged = Field(Diverged(), description="when a run counts as diverged and ends")
 
     @field_validator("micro_batch")
@@ -109,10 +115,11 @@ class Log(Fields):
 
 
 class Checkpoint(Fields):
-    """How often the whole state is saved, and how many states are kept."""
+    """How often the whole state is saved, how, and how many states are kept."""
 
     every: int = Field(100, gt=0, description="steps between two checkpoints; the last step always has one")
     keep: int = Field(2, ge=2, description="newest checkpoints kept; two, so that a damaged one loses little")
+    background: bool = Field(True, alias="async", description="write while the training goes on; the state is copied")
 
 
 def _setting(value: Any) -> int | str:

@@ -10,14 +10,14 @@ from runners.config import RunConfig
 from runners.runfile import RunFile
 
 # Keys that leave every update as it is.
-FREE = ("log.", "checkpoint.")
+FREE = ("log.", "checkpoint.", "train.shard", "train.checkpointing")
 ABSENT = object()
 
 
 def refuse(run: RunFile, before: RunConfig, out: Path) -> None:
     """Raise `SpecError` with each key that alters the maths and differs from what the run was started with."""
     problems = Problems()
-    for key, old, new in changes(before.model_dump(), run.config.model_dump()):
+    for key, old, new in changes(before.model_dump(by_alias=True), run.config.model_dump(by_alias=True)):
         if not allowed(key, old, new, run.config):
             message = f"{key} is {_told(new)}, but {out} was started with {_told(old)}"
             problems.add(message, run.place(key), _hint(key, old, new))

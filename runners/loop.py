@@ -1,14 +1,16 @@
 """The steps of a run, with what is logged, validated and saved between them."""
 
 import math
+import signal
 import time
 from dataclasses import dataclass
 
-from runners.checkpoint import Checkpoint, Checkpoints
+from runners.checkpoint import Checkpoint
 from runners.divergence import Divergence
 from runners.metrics import Metrics
 from runners.outcome import Outcome, held_out, validation
 from runners.progress import Progress, clock
+from runners.saver import Saver
 from runners.schedule import factor
 from runners.speed import Pace
 from runners.stop import Stop
@@ -19,21 +21,20 @@ from runners.trainer import Step, Trainer
 class Loop:
     """A run being trained; `inputs` are the digests that a checkpoint keeps of what it was trained from.
 
-    `done` is the last step taken and `saved` the last one that a checkpoint holds.
+    `done` is the last step taken. All processes of a run go through the same loop; the first one logs.
     """
 
     trainer: Trainer
     metrics: Metrics
-    checkpoints: Checkpoints
+    saver: Saver
     progress: Progress
     pace: Pace
     bytes_per_token: float
     inputs: dict[str, str]
     done: int = 0
-    saved: int = 0
 
     def __post_init__(self) -> None:
-        self.config = self.trainer.config
+        self.config, self.world = self.trainer.config, self.trainer.world
         self.divergence = Divergence(self.config.train.diverged)
         self.first, self.began = 0, 0.0
 
@@ -41,19 +42,30 @@ class Loop:
         """Go on from a checkpoint."""
         self.trainer.restore(saved.tensors("model"), saved.tensors("optim"))
         self.divergence.restore(saved.state["divergence"])
-        self.done = self.saved = saved.step
+        self.done = saved.step
 
     def run(self, stop: Stop) -> Outcome:
         """Train to the last step, or to the first reason to end before it."""
         self.first, self.began = self.done, time.perf_counter()
-        while not self._is_last:
-            if ended := self._advance():
-                return ended
-            if stop.requested or self._is_due(self.config.checkpoint.every):
-                self._save()
-            if stop.requested and not self._is_last:
-                return Outcome("stopped", self.done, {"reason": stop.requested})
-        return Outcome("finished", self.done)
+        outcome = None if not self._is_last else Outcome("finished", self.done)
+        while not outcome:
+            self.saver.check()
+            outcome = self._advance() or self._after(self._wish(stop))
+        self.saver.settle()
+        return outcome
+
+    def _wish(self, stop: Stop) -> str:
+        """The signal that any process was sent, so that all of them stop after the same step."""
+        number = self.world.most(signal.Signals[stop.requested] if stop.requested else 0)
+        return signal.Signals(number).name if number else ""
+
+    def _after(self, wish: str) -> Outcome | None:
+        """Save where it is due or wished for; how the run ends here, if it does."""
+        if wish or self._is_due(self.config.checkpoint.every):
+            self._save()
+        if self._is_last:
+            return Outcome("finished", self.done)
+        return Outcome("stopped", self.done, {"reason": wish}) if wish else None
 
     def _advance(self) -> Outcome | None:
         """Take a step, validate where it is due and log; how the run ends there, if it does."""
@@ -89,7 +101,8 @@ class Loop:
         due = due or step.number == 1 or self._is_due(self.config.log.every)
         self.progress.step(step.number, self._line(step), due)
         if due:
-            self.metrics.append(self._row(step) | facts)
+            if self.world.leads:
+                self.metrics.append(self._row(step) | facts)
             self.pace.restart()
 
     def _row(self, step: Step) -> dict[str, float]:
@@ -118,10 +131,10 @@ class Loop:
 
     def _save(self) -> None:
         """Save the state after the last step; the rows before it are on the disk first."""
-        self.metrics.sync()
+        if self.world.leads:
+            self.metrics.sync()
         state = {"inputs": self.inputs, "divergence": self.divergence.state()}
-        self.checkpoints.save(self.done, self.trainer.tensors(), state)
-        self.saved = self.done
+        self.saver.save(self.done, self.trainer.tensors(), state)
 
     @property
     def _is_last(self) -> bool:

@@ -82,8 +82,15 @@ def set_factor(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def grad_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Global L2 norm of the gradients, in fp32."""
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    """L2 norm of the gradients, in fp32; of those that are sharded, the shards of this process count."""
+    # Not through DTensor, which sends one message for each parameter.
+    return nn.utils.get_total_norm([local(p.grad) for p in parameters if p.grad is not None])
+
+
+def local(x: Tensor) -> Tensor:
+    """This process's shard of a tensor, or all of one that is whole."""
+    # Told by the method, because importing DTensor takes half a second.
+    return x.to_local() if hasattr(x, "to_local") else x
 
 
 def clip(parameters: Iterable[nn.Parameter], limit: float | None, norm: Tensor) -> None:

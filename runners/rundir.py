@@ -20,9 +20,10 @@ STATUS = "status.json"
 
 @dataclass(frozen=True)
 class RunDir:
-    """Where a run writes; its lock is held for as long as `claim` is open."""
+    """Where a run writes; its lock is held for as long as `claim` is open. Not all processes of a run write."""
 
     path: Path
+    writes: bool = True
 
     @property
     def checkpoints(self) -> Path:
@@ -40,8 +41,9 @@ class RunDir:
         return (self.path / RUN).exists()
 
     def write(self, name: str, data: str | bytes) -> None:
-        """Write a file whole."""
-        write_whole(self.path / name, data)
+        """Write a file whole, if this process is the one that writes."""
+        if self.writes:
+            write_whole(self.path / name, data)
 
     def set_status(self, state: str, step: int, **facts: Any) -> None:
         """Say how far the run is: running, finished, diverged, stopped or failed, with facts such as the reason.

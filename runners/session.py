@@ -1,31 +1,38 @@
 """A checked run and its directory to a trained model."""
 
 import difflib
+import math
+import os
 import sys
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
+from rich.console import Console
 
 import blockgraph
 from blockgraph import canonical
 from blockgraph.errors import Place, Problem, Problems
 from blockgraph.graph import Graph
 from blockgraph.op import Op
-from runners import cache, shards, tokenizer
+from runners import cache, sharding, shards, tokenizer
 from runners.checkpoint import Checkpoint, Checkpoints
+from runners.launch import Launch
 from runners.loop import Loop
 from runners.metrics import Metrics, rows
 from runners.outcome import Outcome
 from runners.progress import Progress
 from runners.rundir import RUN, RunDir
 from runners.runfile import RunFile, to_yaml
+from runners.saver import Saver
 from runners.spec import graph_of
 from runners.speed import Pace, keep_memory, matmul_peak
 from runners.stop import Stop
 from runners.trainer import DTYPES, Trainer
+from runners.world import World, joined
 
 MODEL = "model.yaml"
 REPORTED = ("loss", "val_loss", "val_bits_per_byte")
@@ -47,29 +54,31 @@ class Inputs:
         return {"model": canonical.digest(self.graph), "tokenizer": self.tokenizer.digest, "data": self.data.digest}
 
 
-def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: Stop) -> Outcome:
+def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: Stop, launch: Launch) -> Outcome:
     """Train from the newest good checkpoint, or from the beginning, and write down how it ended.
 
     Raises `SpecError` when data or model do not fit the run, and `OSError` when the disk refuses.
     """
     inputs = _inputs(run, ops)
-    checkpoints = Checkpoints(directory.checkpoints, run.config.checkpoint.keep)
-    saved = checkpoints.newest(lambda fault: print(f"warning: {fault}", file=sys.stderr))
-    if saved:
-        _refuse_others(run, directory, saved, inputs)
-    trainer = _trainer(run, inputs)
-    checkpoints.require(STATE_BYTES * trainer.count)
-    _describe(run, directory, inputs, trainer)
-    metrics = Metrics(directory.metrics, saved.step if saved else 0)
-    with closing(metrics), Progress(trainer.steps) as progress:
-        _announce(run, inputs, trainer, progress)
-        pace = _pace(run, inputs, trainer)
-        progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
-        loop = Loop(trainer, metrics, checkpoints, progress, pace, inputs.data.bytes_per_token, inputs.digests)
+    with joined(launch, run.config.train.shard) as world:
+        checkpoints = Checkpoints(directory.checkpoints, run.config.checkpoint.keep)
+        saved = _newest(checkpoints, world)
         if saved:
-            loop.restore(saved)
-            progress.say(f"goes on after step {saved.step}")
-        return _run(loop, directory, stop)
+            _refuse_others(run, directory, saved, inputs)
+        trainer = _trainer(run, inputs, world)
+        if world.leads:
+            checkpoints.require(STATE_BYTES * trainer.count)
+        _describe(run, directory, inputs, trainer)
+        saver = Saver(checkpoints, world, run.config.checkpoint.background, saved.step if saved else 0)
+        with _metrics(directory, saved) as metrics, closing(saver), _progress(trainer) as progress:
+            _announce(run, inputs, trainer, progress)
+            pace = _pace(run, inputs, trainer)
+            progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
+            loop = Loop(trainer, metrics, saver, progress, pace, inputs.data.bytes_per_token, inputs.digests)
+            if saved:
+                loop.restore(saved)
+                progress.say(f"goes on after step {saved.step}")
+            return _run(loop, directory, stop)
 
 
 def compiles(run: RunFile, device: torch.device) -> tuple[bool, str]:
@@ -91,6 +100,13 @@ def _inputs(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
     if classes is not None and classes < words.vocab:
         raise run.refuse("set.vocab", f"the model has {classes} logits, but the tokenizer has {words.vocab} pieces")
     return Inputs(words, data, graph)
+
+
+def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
+    """The newest good checkpoint; one process looks for it and verifies it, the others are told its step."""
+    found = checkpoints.newest(lambda fault: print(f"warning: {fault}", file=sys.stderr)) if world.leads else None
+    step = world.most(found.step if found else 0)
+    return checkpoints.at(step) if step else None
 
 
 def _refuse_others(run: RunFile, directory: RunDir, saved: Checkpoint, inputs: Inputs) -> None:
@@ -116,16 +132,28 @@ def _differences(directory: RunDir, graph: Graph) -> list[Problem]:
     return found[:SHOWN]
 
 
-def _trainer(run: RunFile, inputs: Inputs) -> Trainer:
+def _trainer(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     keep_memory()
-    model = blockgraph.compile(inputs.graph, seed=run.config.train.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Trainer(model, run.config, inputs.data, device, compiles(run, device)[0])
+    with torch.device("meta"):
+        model = blockgraph.compile(inputs.graph)
+    compiled, _ = compiles(run, world.device)
+    sharding.place(model, run.config.train, world, compiled)
+    return Trainer(model, run.config, inputs.data, world, compiled)
+
+
+def _metrics(directory: RunDir, saved: Checkpoint | None) -> AbstractContextManager[Metrics]:
+    """The series of a run; of a process that does not write, nowhere."""
+    path = directory.metrics if directory.writes else Path(os.devnull)
+    return closing(Metrics(path, saved.step if saved else 0))
+
+
+def _progress(trainer: Trainer) -> Progress:
+    return Progress(trainer.steps) if trainer.world.leads else Progress(trainer.steps, Console(quiet=True))
 
 
 def _describe(run: RunFile, directory: RunDir, inputs: Inputs, trainer: Trainer) -> None:
     """Write down what is trained, everything resolved."""
-    directory.write(RUN, to_yaml(run.config.model_dump()))
+    directory.write(RUN, to_yaml(run.config.model_dump(by_alias=True)))
     directory.write(MODEL, canonical.text(inputs.graph))
     directory.write("model.py", str(trainer.model.source))
     directory.write("tokenizer.model", inputs.tokenizer.model_bytes)
@@ -135,12 +163,16 @@ def _announce(run: RunFile, inputs: Inputs, trainer: Trainer, progress: Progress
     config = run.config
     tokens = config.train.batch * config.data.seq
     seen = config.train.steps * tokens / inputs.data.tokens
+    world = trainer.world
     threads = f"on the CPU, threads: {torch.get_num_threads()}"
-    where = threads if trainer.device.type == "cpu" else f"on {torch.cuda.get_device_name()}"
-    compiled, why = compiles(run, trainer.device)
+    where = threads if world.device.type == "cpu" else f"on {torch.cuda.get_device_name()}"
+    compiled, why = compiles(run, world.device)
     model = " ".join([config.model, *(f"{name}={value}" for name, value in config.set.items())])
     progress.say(f"{config.run}: {model}, {trainer.count:,} parameters, {config.train.precision} {where}")
     progress.say(f"{config.train.steps:,} steps of {tokens:,} tokens: {seen:.2f} times the training text")
+    if world.mesh:
+        copies = f"{world.copies} copies, each" if world.copies > 1 else "one copy,"
+        progress.say(f"state: {copies} sharded over {world.pieces} processes")
     held_out = trainer.held_out * config.data.seq
     progress.say(f"validation: the same {held_out:,} held-out tokens, every {config.log.evaluate} steps")
     progress.say(f"compile: {'blocks and loss' if compiled else 'off'} ({why})")
@@ -149,7 +181,8 @@ def _announce(run: RunFile, inputs: Inputs, trainer: Trainer, progress: Progress
 def _pace(run: RunFile, inputs: Inputs, trainer: Trainer) -> Pace:
     config = run.config
     forward = blockgraph.cost(inputs.graph).flops(batch=config.train.batch, seq=config.data.seq)
-    peak = matmul_peak(trainer.device, DTYPES[config.train.precision])
+    world = trainer.world
+    peak = world.size * matmul_peak(world.device, DTYPES[config.train.precision]) if world.leads else math.inf
     # The backward pass has two products for each one of the forward pass.
     return Pace(config.train.batch * config.data.seq, 3 * forward, peak)
 
@@ -161,12 +194,13 @@ def _run(loop: Loop, directory: RunDir, stop: Stop) -> Outcome:
     try:
         outcome = loop.run(stop)
     except KeyboardInterrupt:
-        outcome = Outcome("stopped", loop.saved, {"reason": "at once"})
+        loop.saver.close()
+        outcome = Outcome("stopped", loop.saver.saved, {"reason": "at once"})
     except BaseException as error:
         with suppress(OSError):
             directory.set_status("failed", loop.done, reason=f"{type(error).__name__}: {error}")
         raise
-    if outcome.state == "finished":
+    if outcome.state == "finished" and directory.writes:
         last = rows(directory.metrics)[-1]
         outcome = Outcome(outcome.state, outcome.step, {key: last[key] for key in REPORTED})
     directory.set_status(outcome.state, outcome.step, **outcome.facts)

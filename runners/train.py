@@ -3,13 +3,15 @@
 import argparse
 import errno
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from blockgraph.commands.common import add_ops, own_ops
 from blockgraph.errors import SpecError
 from blockgraph.op import Op
 from runners import drift, runfile
+from runners.launch import Launch, launched
 from runners.outcome import BAD_INPUT, CODES, DISK, STOPPED, Outcome
 from runners.rundir import RUN, RunDir, claim
 from runners.runfile import RunFile
@@ -18,22 +20,24 @@ from runners.stop import Stop
 
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EFBIG}
 DESCRIPTION = """Compile the model of a run file and train it. The same command goes on where it stopped, bit for bit:
-after Ctrl-C, SIGTERM, a crash or a full disk."""
+after Ctrl-C, SIGTERM, a crash or a full disk. Under torchrun the state is sharded over all processes."""
 EXAMPLE = """example:
   blockgraph train specs/runs/demo.yaml set.block=soft_cap optim.lr=1e-2 --out runs/soft_cap
+  torchrun --standalone --nproc-per-node 8 -m runners.train specs/runs/demo.yaml
 """
 
 
 def command(arguments: list[str]) -> int:
     """Compile the model of a run file and train it, or go on where it stopped; returns the exit code."""
-    options = _parser().parse_intermixed_args(arguments)
+    options, launch = _parser().parse_intermixed_args(arguments), launched()
+    tell = _tell if launch.leads else _keep
     try:
-        return _train(options)
+        return _train(options, launch, tell)
     except SpecError as error:
-        print(error, file=sys.stderr)
+        tell(error)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("stopped before a step was taken", file=sys.stderr)
+        tell("stopped before a step was taken")
         return STOPPED
 
 
@@ -56,6 +60,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _tell(fault: object) -> None:
+    print(fault, file=sys.stderr)
+
+
+def _keep(fault: object) -> None:
+    """Leave it to the first process to tell what all of them find."""
+
+
 def _override(word: str) -> str:
     key, equals, _ = word.partition("=")
     if not key or not equals:
@@ -63,31 +75,32 @@ def _override(word: str) -> str:
     return word
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace, launch: Launch, tell: Callable[[object], None]) -> int:
     run = runfile.load(options.run, options.overrides)
+    launch.refuse(run)
     ops = own_ops(options.ops)
     graph_of(run, ops)
     out = options.out or Path("runs", run.config.run)
     try:
-        return _train_in(out, run, ops)
+        return _train_in(out, run, ops, launch)
     except OSError as error:
         if error.errno not in DISK_FAULTS:
             raise
         told = f"{error.strerror}; what was saved before stands, and the same command goes on from it"
-        print(f"{error.filename or out}: error: {told}", file=sys.stderr)
+        tell(f"{error.filename or out}: error: {told}")
         return DISK
 
 
-def _train_in(out: Path, run: RunFile, ops: Mapping[str, type[Op]]) -> int:
-    with Stop() as stop, claim(out) as directory:
-        if ended := _ended(run, directory):
-            print(f"{out}: {ended}")
-            return ended.code
-        # Only now, because it imports torch, which takes seconds: a mistake is told before.
-        from runners.session import train
+def _train_in(out: Path, run: RunFile, ops: Mapping[str, type[Op]], launch: Launch) -> int:
+    with Stop() as stop, claim(out) if launch.leads else nullcontext(RunDir(out, writes=False)) as directory:
+        outcome = _ended(run, directory)
+        if not outcome:
+            # Only now, because it imports torch, which takes seconds: a mistake is told before.
+            from runners.session import train
 
-        outcome = train(run, ops, directory, stop)
-    print(f"{out}: {outcome}")
+            outcome = train(run, ops, directory, stop, launch)
+    if launch.leads:
+        print(f"{out}: {outcome}")
     return outcome.code
 
 

@@ -1,17 +1,20 @@
 """Model, optimiser and data of a run, and the one way a step is taken."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from blockgraph.kernels.base import GraphModule
+from blockgraph.kernels.base import GraphModule, assign
 from runners import optim
 from runners.config import RunConfig
 from runners.loss import loss_for
 from runners.schedule import factor
 from runners.shards import Dataset
+from runners.world import World
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -36,26 +39,26 @@ class Step:
 class Trainer:
     """Takes steps; step `n` is a function of the state after step `n - 1`, the seed and `n` alone.
 
-    The data of a step follow from its number, and so do random draws, so that a checkpoint needs neither.
+    The data of a step follow from its number, and so do random draws, so that a checkpoint needs neither. Each
+    process takes its share of every batch, in the order of the ranks, so what is learned does not follow from theirs.
     """
 
-    def __init__(self, model: GraphModule, config: RunConfig, data: Dataset, device: torch.device, compiled: bool):
+    def __init__(self, model: GraphModule, config: RunConfig, data: Dataset, world: World, compiled: bool):
         model.compute_dtype = DTYPES[config.train.precision]
-        self.model, self.config, self.device = model.to(device), config, device
+        self.model, self.config, self.world = model, config, world
         self.train, self.validation = data.train.shuffled(config.train.seed), data.validation
         self.optimizer = optim.make(model, model.weights, config.optim)
         self.parameters = dict(model.named_parameters())
         self.loss = loss_for(config.optim.z_loss, compiled)
-        if compiled:
-            for block in model.blocks():
-                block.compile()
 
     def step(self, number: int) -> Step:
         """Take step `number`, counted from 1, unless its loss or gradient is not finite."""
         torch.manual_seed(self.config.train.seed << 32 | number)
-        losses = self._backward(number)
-        norm = optim.grad_norm(self.parameters.values())
-        step = Step(number, *torch.stack([*losses, norm]).tolist())
+        losses, norm = self._backward(number).double(), optim.grad_norm(self.parameters.values()).double()
+        # One message for all that is summed over the processes; of each shard there are `copies`.
+        loss, z_loss, square = self.world.sum(torch.stack([*losses, norm.square() / self.world.copies]))
+        norm = square.sqrt().float()
+        step = Step(number, loss.item(), z_loss.item(), norm.item())
         if not step.fault:
             self._update(number, norm)
         self.optimizer.zero_grad()
@@ -75,12 +78,15 @@ class Trainer:
     def evaluate(self) -> float:
         """Mean loss in nats over the held-out sample, without z-loss."""
         self.model.eval()
-        total, micro, count = 0.0, self.config.train.micro, self.held_out
-        for first in range(0, count, micro):
-            loss, _ = self._losses(self.validation.batch(first, min(micro, count - first)))
-            total += loss.item() * min(micro, count - first)
+        total, micro = torch.zeros((), dtype=torch.float64), self.config.train.micro
+        for first in range(0, self.held_out, micro * self.world.size):
+            start = first + micro * self.world.rank
+            count = max(0, min(micro, self.held_out - start))
+            # A process that has none left still takes part in gathering the weights.
+            loss, _ = self._losses(self.validation.batch(start if count else 0, count or 1))
+            total += loss.item() * count
         self.model.train()
-        return total / count
+        return self.world.sum(total.to(self.world.device)).item() / self.held_out
 
     @property
     def held_out(self) -> int:
@@ -94,17 +100,16 @@ class Trainer:
         return {"model": _persistent(self.model), "optim": named}
 
     @torch.no_grad()
-    def restore(self, model: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+    def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
         """Set the state to what `tensors` returned."""
         for name, value in _persistent(self.model).items():
-            value.copy_(model[name])
+            assign(value, model[name])
         state = self.optimizer.state_dict()
         names = [name.rpartition(".") for name in moments]
         index = {name: number for number, name in enumerate(self._names)}
         state["state"] = {index[name]: {} for name, _, _ in names}
         for name, _, key in names:
-            # A copy, because the loaded tensor may be a view of the checkpoint's file.
-            state["state"][index[name]][key] = moments[f"{name}.{key}"].clone()
+            state["state"][index[name]][key] = _like(self.parameters[name], moments[f"{name}.{key}"])
         self.optimizer.load_state_dict(state)
 
     @property
@@ -114,17 +119,28 @@ class Trainer:
         return [known[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _backward(self, number: int) -> Tensor:
-        """Gradients of the whole batch, gathered over its micro-batches; the mean losses."""
-        batch, micro, z_loss = self.config.train.batch, self.config.train.micro, self.config.optim.z_loss
-        total = torch.zeros(2, device=self.device)
-        for first in range((number - 1) * batch, number * batch, micro):
-            loss, z = self._losses(self.train.batch(first, micro))
-            torch.autograd.backward((loss + z_loss * z) * (micro / batch))
-            total += torch.stack([loss, z_loss * z]).detach() * (micro / batch)
+        """Gradients of the whole batch, gathered over its micro-batches; the losses of this process's share of it."""
+        batch, z_loss, world = self.config.train.batch, self.config.optim.z_loss, self.world
+        share = batch // world.size
+        first = (number - 1) * batch + share * world.rank
+        total = torch.zeros(2, device=world.device)
+        for start in range(0, share, self.config.train.micro):
+            count = min(self.config.train.micro, share - start)
+            self._reduce_gradients(start + count == share)
+            loss, z = self._losses(self.train.batch(first + start, count))
+            # FSDP takes the mean over the processes, and a sum is needed.
+            torch.autograd.backward((loss + z_loss * z) * (count / batch * world.size))
+            total += torch.stack([loss, z_loss * z]).detach() * (count / batch)
         return total
 
+    def _reduce_gradients(self, last: bool) -> None:
+        """Let the next backward pass send its gradients only if it is the last one of the step."""
+        if self.world.mesh:
+            # A method of FSDP's class, which takes a second to import.
+            cast(Any, self.model).set_requires_gradient_sync(last)
+
     def _losses(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = tokens.to(self.device)
+        tokens = tokens.to(self.world.device)
         return self.loss(self.model(tokens[:, :-1]), tokens[:, 1:])
 
     def _update(self, number: int, norm: Tensor) -> None:
@@ -132,6 +148,15 @@ class Trainer:
         optim.set_factor(self.optimizer, factor(self.config, number))
         self.optimizer.step()
         self.model.after_step()
+
+
+def _like(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """A saved moment, sharded as its parameter is; a count of steps stays whole."""
+    if value.shape != parameter.shape:
+        return value.clone()
+    moment = torch.empty_like(parameter)
+    assign(moment, value)
+    return moment
 
 
 def _persistent(model: nn.Module) -> dict[str, Tensor]:

@@ -31,7 +31,12 @@ def config(**sections):
 def test_the_demo_says_its_defaults_and_no_others():
     run = runfile.load(DEMO).config
     settings = {"block": "qk_norm", "n_layers": 4, "d_model": 128, "n_heads": 4}
-    changed = {key for key, *_ in drift.changes(RunConfig(run="demo", set=settings).model_dump(), run.model_dump())}
+    changed = {
+        key
+        for key, *_ in drift.changes(
+            RunConfig(run="demo", set=settings).model_dump(by_alias=True), run.model_dump(by_alias=True)
+        )
+    }
     assert changed == {"train.micro_batch", "schedule.warmup"}
 
 
@@ -61,7 +66,7 @@ def test_overrides_follow_the_rules_of_the_file(tmp_path):
 
 def test_resolved_runs_load_to_themselves(tmp_path):
     run = load(tmp_path, "run: x\nset: {block: 'a/b.yaml', n: 3}\noptim: {lr: 1e-5, z_loss: 1e-4}\n").config
-    assert load(tmp_path, runfile.to_yaml(run.model_dump())).config == run
+    assert load(tmp_path, runfile.to_yaml(run.model_dump(by_alias=True))).config == run
 
 
 BAD_FILES = {

@@ -11,11 +11,11 @@ import blockgraph
 from runners import optim, runfile, shards, tokenizer
 from runners.config import Diverged, RunConfig
 from runners.divergence import Divergence
+from runners.launch import Launch
 from runners.loss import loss_for
 from runners.speed import Pace
 from runners.trainer import Trainer
-
-CPU = torch.device("cpu")
+from runners.world import World
 
 
 def config(**sections):
@@ -33,7 +33,7 @@ def data(tmp_path_factory):
 def trainer(data, block="qk_norm", **sections):
     model = blockgraph.compile("gpt", block=block, n_layers=2, d_model=16, n_heads=2, vocab=300)
     settings = {"train": {"batch": 4, "precision": "fp32"}, "data": {"seq": 16}} | sections
-    return Trainer(model, config(**settings), data, CPU, compiled=False)
+    return Trainer(model, config(**settings), data, World(Launch(), torch.device("cpu")), compiled=False)
 
 
 def gradients(data, **train):

@@ -1,0 +1,208 @@
+"""A run gives the same on one, two and four processes, and goes on from the other's checkpoints."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import Job, apart, on_ranks
+from train_case import assert_same, series, state, train, write_case
+
+from runners import speed
+from runners.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.dist
+
+STEPS = ("train.steps=20", "train.batch=8", "train.micro_batch=4", "checkpoint.every=20", "log.evaluate=20")
+BLOCKS = ("baseline", "qk_norm_cap", "sigma_reparam")
+UNEVEN = (*STEPS, "set.d_model=66", "set.n_heads=3", "set.vocab=307", "train.steps=12", "checkpoint.every=5")
+CASES = {f"{block}-fp32": (*STEPS, f"set.block={block}") for block in BLOCKS}
+MIXED = {f"{block}-bf16": (*STEPS, f"set.block={block}", "train.precision=bf16") for block in BLOCKS}
+MICRO = {f"micro-{count}": (*STEPS, f"train.micro_batch={count}", "optim.z_loss=1e-3") for count in (1, 2, 4)}
+AGAIN = ("set.block=sigma_reparam", "train.checkpointing=block")
+HYBRID = {f"{name}-2x2": (*overrides, "train.shard=2") for name, overrides in CASES.items()}
+SHARED = {"shared": (*STEPS, f"model={Path(__file__).parent / 'specs' / 'shared.yaml'}", "set.block=baseline")}
+ALONE = CASES | MIXED | MICRO | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded")
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
+        patch.setattr(speed, "PEAK_SECONDS", 0.0)
+        torch.set_num_threads(1)
+        yield write_case(folder)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def one(tiny):
+    """The runs of one process."""
+    folder = tiny.parent / "one"
+    for name, overrides in ALONE.items():
+        assert train(tiny, folder / name, *overrides) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tiny, one):
+    """The same runs on two processes, and some that were stopped after step 7, of which some went on."""
+    folder = tiny.parent / "two"
+    jobs = [Job(folder / name, overrides, count=name == "baseline-fp32") for name, overrides in ALONE.items()]
+    for name, pieces in (("whole", False), ("pieces", True)):
+        jobs.append(Job(folder / name, UNEVEN, stop=7, pieces=pieces))
+    jobs += [Job(folder / "resumed-whole", UNEVEN, stop=7), Job(folder / "resumed-whole", UNEVEN)]
+    for stop in (3, 7, 0):
+        jobs.append(Job(folder / "resumed-pieces", UNEVEN, stop=stop, pieces=True))
+    mixed = (*UNEVEN, "train.precision=bf16", "set.block=sigma_reparam")
+    jobs += [Job(folder / "mixed", mixed), Job(folder / "resumed-mixed", mixed, stop=7)]
+    jobs.append(Job(folder / "resumed-mixed", mixed))
+    on_ranks(2, tiny, jobs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four(tiny, two):
+    """Runs of four processes, also as two copies of two, and two that were begun on two processes."""
+    folder = tiny.parent / "four"
+    jobs = [Job(folder / name, overrides) for name, overrides in (CASES | HYBRID | {"uneven": UNEVEN}).items()]
+    for name in ("whole", "pieces"):
+        shutil.copytree(two / name, folder / name)
+        jobs.append(Job(folder / name, UNEVEN))
+    jobs.append(Job(folder / "hybrid-pieces", (*UNEVEN, "train.shard=2"), stop=7, pieces=True))
+    jobs.append(Job(folder / "hybrid-pieces", UNEVEN))
+    on_ranks(4, tiny, jobs)
+    return folder
+
+
+@pytest.mark.parametrize("name", [*CASES, *MICRO, "uneven", "shared"])
+def test_two_processes_give_the_losses_of_one(one, two, name):
+    assert apart(two / name, one / name) < 1e-5
+    assert apart(two / name, one / name, "grad_norm") < 1e-4
+    assert series(two / name)[-1]["val_loss"] == pytest.approx(series(one / name)[-1]["val_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [*CASES, "uneven"])
+def test_four_processes_give_the_losses_of_one(one, four, name):
+    assert apart(four / name, one / name) < 1e-5
+    assert series(four / name)[-1]["val_loss"] == pytest.approx(series(one / name)[-1]["val_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", HYBRID)
+def test_two_copies_of_two_shards_give_the_losses_of_one(one, four, name):
+    assert apart(four / name, one / name.removesuffix("-2x2")) < 1e-5
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_bf16_on_two_processes_gives_the_losses_of_one(one, two, name):
+    assert apart(two / name, one / name) < 2e-3
+
+
+def test_trap_2_the_first_loss_does_not_depend_on_the_world(one, two, four):
+    for name in CASES:
+        first = [series(folder / name)[0]["loss"] for folder in (one, two, four)]
+        assert first == pytest.approx([first[0]] * 3, abs=1e-6)
+
+
+def test_trap_8_accumulation_on_two_processes_divides_gradients_once(one, two):
+    for name in MICRO:
+        assert apart(two / name, one / "micro-4") < 1e-5
+        assert apart(two / name, one / "micro-4", "z_loss") < 1e-5
+
+
+def test_trap_4_recomputing_activations_changes_no_step_of_sigma_reparam(one, two):
+    for folder in (one, two):
+        assert_same(folder / "again", folder / "sigma_reparam-fp32")
+
+
+def test_trap_11_every_parameter_is_sharded(two):
+    made = Checkpoints(two / "pieces" / "checkpoints", 2).newest(pytest.fail)
+    files = sorted(made.path.glob("model*"))
+    assert [file.name for file in files] == [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    with (made.path / "manifest.json").open() as file:
+        assert set(json.load(file)) == {file.name for file in made.path.iterdir()} - {"manifest.json"}
+    stored = made.tensors("model")
+    assert all(len(holders) == 2 for name, holders in stored._holders.items() if name.endswith("weight"))
+
+
+def test_trap_1_no_two_shards_are_alike(two):
+    made = Checkpoints(two / "pieces" / "checkpoints", 2).newest(pytest.fail)
+    rows = made.tensors("model")["layers.0.attn.qkv.weight"]
+    assert len(rows.unique(dim=0)) == len(rows)
+
+
+def test_trap_5_the_power_iteration_keeps_fp32_under_bf16(two):
+    kept = {name: value for name, value in state(two / "mixed").items() if name.endswith((".u", ".v"))}
+    assert len(kept) == 2 * 4 * 2
+    assert {value.dtype for value in kept.values()} == {torch.float32}
+
+
+def test_trap_12_a_step_sends_one_packed_reduction(two):
+    steps, validations, start = 20, 1, 1
+    # The other message of a step is the wish to stop.
+    assert json.loads((two / "baseline-fp32" / "calls.json").read_text()) == 2 * steps + validations + start
+
+
+@pytest.mark.parametrize(
+    ("name", "straight"), [("resumed-whole", "uneven"), ("resumed-pieces", "uneven"), ("resumed-mixed", "mixed")]
+)
+def test_resuming_on_as_many_processes_changes_no_bit(two, name, straight):
+    assert_same(two / name, two / straight)
+
+
+def test_a_checkpoint_in_pieces_holds_what_a_whole_one_holds(two):
+    torch.testing.assert_close(state(two / "pieces"), state(two / "whole"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["whole", "pieces"])
+def test_a_run_begun_on_two_goes_on_on_one_and_on_four(tiny, tmp_path, one, two, four, name):
+    shutil.copytree(two / name, tmp_path / name)
+    assert train(tiny, tmp_path / name, *UNEVEN) == 0
+    assert apart(tmp_path / name, one / "uneven") < 1e-5
+    assert apart(four / name, one / "uneven") < 1e-5
+
+
+def test_a_run_of_two_copies_in_pieces_goes_on_as_one_copy(one, four):
+    assert apart(four / "hybrid-pieces", one / "uneven") < 1e-5
+
+
+def test_a_missing_piece_is_noticed(tmp_path, two):
+    shutil.copytree(two / "pieces", tmp_path / "run")
+    newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+    (newest / "optim-00002-of-00002.safetensors").unlink()
+    told = []
+    found = Checkpoints(tmp_path / "run" / "checkpoints", 2).newest(told.append)
+    assert (found.step, "optim-00002-of-00002" in told[0]) == (5, True)
+
+
+def torchrun(tiny, *words):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    whole = [*command, "runners.train", str(tiny), *words]
+    return subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_torchrun_gives_what_the_command_gives(tiny, tmp_path, two):
+    done = torchrun(tiny, "--out", str(tmp_path / "run"), *UNEVEN)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("finished after step 12") == 1
+    assert "state: one copy, sharded over 2 processes\n" in done.stdout
+    assert_same(tmp_path / "run", two / "uneven")
+
+
+def test_a_batch_that_does_not_divide_is_refused(tiny, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert train(tiny, tmp_path / "run", "train.batch=8", "train.shard=2") == 1
+    assert capfd.readouterr().err.splitlines() == [
+        "<command line>: error: train.batch: 8 sequences do not divide among 3 processes",
+        "<command line>: error: train.shard: 3 processes do not divide into groups of 2",
+    ]
+    monkeypatch.setenv("RANK", "1")
+    assert train(tiny, tmp_path / "run", "train.batch=8", "train.shard=2") == 1
+    assert capfd.readouterr().err == ""
