@@ -150,10 +150,10 @@ def test_what_is_accepted_as_causal_never_leaks(draw: random.Random) -> None:
 
 
 def test_most_of_what_is_rejected_does_leak() -> None:
-    found = [both for seed in range(400) if (both := verdict(drafted(random.Random(seed)))) is not None]
+    found = [both for seed in range(250) if (both := verdict(drafted(random.Random(seed)))) is not None]
     accepted = [truth for causal, truth in found if causal]
     rejected = [truth for causal, truth in found if not causal and truth is not None]
     assert True not in accepted
-    assert len(accepted) > 50
-    assert len(rejected) > 50
+    assert len(accepted) > 40
+    assert len(rejected) > 40
     assert sum(rejected) / len(rejected) > 0.9

@@ -29,7 +29,7 @@ from runners.optimizers.stable_adamw import StableAdamW
 from runners.trainer import Trainer
 
 SPECS = Path(__file__).parent / "specs"
-LIMIT = 100.0  # seconds after which the processes are killed
+LIMIT = 150.0  # seconds after which the processes are killed
 LAYOUTS = {"fsdp": {"shards": 2}, "hsdp": {"copies": 2, "shards": 1}}
 RUNS = {
     "stable_adamw": {"name": "stable_adamw", "lr": 0.1},
@@ -62,7 +62,7 @@ def paper(theta: Tensor, gradients: list[Tensor], lr: float, eps: float, decay: 
     return theta
 
 
-@pytest.mark.parametrize("eps", [1e-8, 0.5, 1e-30])
+@pytest.mark.parametrize("eps", [1e-8, 0.5])
 @pytest.mark.parametrize("clips_decay", [True, False])
 def test_steps_are_those_of_the_paper(monkeypatch: pytest.MonkeyPatch, eps: float, clips_decay: bool) -> None:
     monkeypatch.setattr(stable_adamw, "PIECE", 7)
@@ -73,6 +73,12 @@ def test_steps_are_those_of_the_paper(monkeypatch: pytest.MonkeyPatch, eps: floa
     made = StableAdamW([parameter], lr=0.1, eps=eps, weight_decay=0.2, clips_decay=clips_decay)
     expected = paper(start, gradients, 0.1, eps, 0.2, clips_decay)
     torch.testing.assert_close(stepped(made, parameter, gradients), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_weights_without_a_gradient_stay_at_any_eps() -> None:
+    parameter, gradient = nn.Parameter(torch.ones(3, 2)), torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]])
+    moved = stepped(StableAdamW([parameter], lr=0.1, eps=1e-30, weight_decay=0.0), parameter, [gradient] * 2)
+    torch.testing.assert_close(moved, 1 - 0.2 * gradient.sign())
 
 
 @pytest.mark.parametrize("clips_decay", [True, False])
@@ -137,11 +143,12 @@ def test_bf16_gradients_move_fp32_weights_as_their_fp32_copies_do() -> None:
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
 
-def test_muon_on_whole_matrices_is_torchs_own() -> None:
+@pytest.mark.parametrize("settings", [{"momentum": 0.9}, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}])
+def test_muon_on_whole_matrices_is_torchs_own(settings: dict[str, Any]) -> None:
     found, gradients = [], draws(24, 40, scales=(1, 2, 0.5))
     for cls in (torch.optim.Muon, Muon):
         parameter = nn.Parameter(torch.ones(24, 40))
-        made = cls([parameter], lr=0.1, weight_decay=0.2, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+        made = cls([parameter], lr=0.1, weight_decay=0.2, **settings)
         found.append(stepped(made, parameter, gradients))
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
 
@@ -236,7 +243,7 @@ def small() -> nn.Module:
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=120))
     found = {}
     for layout, sizes in LAYOUTS.items():
         mesh = init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))

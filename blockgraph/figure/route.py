@@ -150,7 +150,17 @@ class Router:
             if end.rail or not alone or LOOKS[item.kind].shape == "circle":
                 return False
         x = self.plan.x[end.slot]
-        return self.free(end.slot, min(x, end.lane), max(x, end.lane))
+        return self.free(end.slot, min(x, end.lane - APART), max(x, end.lane + APART)) and not self.taken(way, end)
+
+    def taken(self, way: Way, end: End) -> bool:
+        """Whether another value passes the box's row on this lane."""
+        row = self.frame.rows[end.slot]
+        for other in self.ways:
+            same = (way.link.tail, way.link.port) == (other.link.tail, other.link.port)
+            low, high = (self.frame.rows[e.slot] for e in other.ends)
+            if not same and low < row < high and any(abs(e.lane - end.lane) < APART / 2 for e in other.ends):
+                return True
+        return False
 
     def free(self, slot: str, left: float, right: float) -> bool:
         """Whether a row is empty beside a box."""
