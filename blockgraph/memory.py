@@ -156,10 +156,7 @@ class _Layers:
 
 def _follow_weights(model: GraphModule, ledger: Ledger, setting: Setting) -> Collect:
     """Leave the weights out; the function that is told of each gradient, as one process or one rank of many has it."""
-    if setting.ranks:
-        collect = Sharding(model, ledger, setting.ranks, setting.dtype).collect
-    else:
-        collect = partial(_stay, ledger)
+    collect = Sharding(model, ledger, setting.ranks, setting.dtype).collect if setting.ranks else partial(_stay, ledger)
     for tensor in (*model.parameters(), *model.buffers()):
         ledger.skip(tensor)
     for weight in model.parameters():

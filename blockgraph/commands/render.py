@@ -33,8 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
     suffix(args.output)
     graph = graph_of(args.spec, args)
-    shapes = ("numbers" if args.settings else "names") if args.shapes else ""
-    detail = Detail(shapes, args.cost, seq=args.seq)
+    detail = Detail(("numbers" if args.settings else "names") if args.shapes else "", args.cost, seq=args.seq)
     options = Options(detail, args.title, not args.no_legend, not args.compact)
     if args.diff is None:
         drawn = figure(graph, options)

@@ -42,7 +42,7 @@ def totals(costs: Cost, batch: int, seq: int) -> list[str]:
     forward, tokens = costs.flops(batch, seq), batch * seq
     return [
         f"parameters       {costs.parameters:,}",
-        f"forward FLOPs    {forward:.4g} in matrix products, {forward / tokens:.4g} a token, for {batch} x {seq} tokens",
+        f"forward FLOPs    {forward:.4g} in matrix products for {batch} x {seq} tokens, {forward / tokens:.4g} a token",
         f"training FLOPs   {3 * forward:.4g} a step: forward, and twice that backward",
         f"memory to train  {_bytes(costs.train_bytes)} without activations: {TRAIN_BYTES} bytes a parameter",
         "                 (fp32 weights, gradients and AdamW's two moments)",

@@ -1,5 +1,6 @@
 """Places across the figure: every level's columns and rails put where their clusters stand."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -103,7 +104,7 @@ def _align(frame: Frame, level: Level, column: Column, inside: Mapping[str, Colu
     inputs = [v for v in column.x if v in feeding and not _solid(frame, v) and _fed_once(level, v)]
     wished = {v: column.x[feeding[v].head] + inside[feeding[v].head].x[feeding[v].end] for v in inputs}
     places = sorted((x, frame.items[v].width if v in frame.items else 0.0) for v, x in wished.items())
-    if all(x + wide / 2 + GAP <= other - w / 2 for (x, wide), (other, w) in zip(places, places[1:], strict=False)):
+    if all(x + wide / 2 + GAP <= other - w / 2 for (x, wide), (other, w) in itertools.pairwise(places)):
         column.x |= wished
         column.lanes |= {feeding[v]: x for v, x in wished.items()}
         for vertex, x in wished.items():

@@ -1,5 +1,6 @@
 """The common frame of several pictures: one row for each slot, so that the same node stands at the same place."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,8 +19,8 @@ class Frame:
     """The union of pictures: every slot with its row, counted from the input upward, and the finest links.
 
     A link that another picture runs through further nodes has that path in `via`: baseline's `qkv -> rope_q` goes
-    through the place of `ln_q`. `where` holds the pictures that run along a link, and `gone` what the first picture shows as
-    removed. A cluster spans from its bottom row to its top row, which hold nothing else of it.
+    through the place of `ln_q`. `where` holds the pictures that run along a link, and `gone` what the first picture
+    shows as removed. A cluster spans from its bottom row to its top row, which hold nothing else of it.
     """
 
     items: Mapping[str, Item]
@@ -241,7 +242,7 @@ def _bounded(
         out = [*_parents(items[tail].cluster, clusters)]
         steps = [_top(s) for s in left if s not in entered] + [_bottom(s) for s in reversed(entered) if s not in out]
         path = [tail, *steps, head]
-        bounded.add_edges_from(zip(path, path[1:], strict=False))
+        bounded.add_edges_from(itertools.pairwise(path))
     return bounded
 
 

@@ -1,5 +1,6 @@
 """Lanes of a level: columns put together in series and in parallel, rails beside them for what bypasses."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -72,7 +73,7 @@ def series(
     column = Column()
     for cut in cuts[1:-1]:
         column.take(_single(site, cut))
-    for index, (below, above) in enumerate(zip(cuts, cuts[1:], strict=False)):
+    for index, (below, above) in enumerate(itertools.pairwise(cuts)):
         members = [v for v in inner if home[v] == index and v not in cuts]
         roads = [h for h in hops if home[h.tail] == index and (h.head in members or h.head == above)]
         column.take(_between(site, below, members, above, roads, side, depth, whole=len(cuts) == 2))
@@ -238,7 +239,7 @@ def _on_axis(weights: Sequence[int]) -> float:
 
 def _places(columns: Sequence[Column], even: bool) -> list[float]:
     """Axes of neighbouring columns that keep clear of each other; `even` ones stand at one distance."""
-    pairs = zip(columns, columns[1:], strict=False)
+    pairs = itertools.pairwise(columns)
     steps = [left.extent[1] + GAP - right.extent[0] for left, right in pairs]
     steps = [max(steps)] * len(steps) if even and steps else steps
     places = [0.0]

@@ -1,5 +1,6 @@
 """Plain layers, for a part of a graph that is neither a series nor a set of parallel branches."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -36,7 +37,7 @@ def layered(site: Site, below: str, inner: Sequence[str], above: str, hops: Sequ
     for hop in hops:
         chain = [vertices.get(hop.tail), lines.get(hop), vertices.get(hop.head)]
         present = [block for block in chain if block]
-        for one, other in zip(present, present[1:], strict=False):
+        for one, other in itertools.pairwise(present):
             one.near.append(other)
             other.near.append(one)
     for hop in hops:

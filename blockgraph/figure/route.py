@@ -1,5 +1,6 @@
 """Routes of a picture's links along the lanes of its frame, as bends in rows and in the corridors between rows."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -292,7 +293,7 @@ class Router:
 def _joined(points: list[tuple[float, Height]]) -> list[tuple[float, Height]]:
     """Points without the tracks on which nothing runs, because the lane is where the box is met."""
     level = {
-        height for (x1, height), (x2, following) in zip(points, points[1:], strict=False)
+        height for (x1, height), (x2, following) in itertools.pairwise(points)
         if height == following and abs(x1 - x2) > EXACT
     }  # fmt: skip
     kept = [point for point in points if not isinstance(point[1], InCorridor) or point[1] in level]

@@ -47,7 +47,7 @@ def _roles(scene: Scene) -> list[tuple[Box, str]]:
     shown = {box.kind for box in scene.boxes} - {"input", "output"}
     wide = {"circle": 12.0}
     return [
-        (Box(f"legend:{kind}", 0, 0, wide.get(look.shape, SWATCH), 12, kind, "+" if kind == "residual" else ""), look.word)
+        (Box(f"legend:{kind}", 0, 0, wide.get(look.shape, SWATCH), 12, kind, "+" * (kind == "residual")), look.word)
         for kind, look in LOOKS.items() if kind in shown
     ]  # fmt: skip
 

@@ -157,7 +157,8 @@ def _texts(scene: Scene) -> Iterator[str]:
     for words in [*scene.words, *(line for box in scene.boxes if box.sub for line in two_lines(box))]:
         anchor = {"left": "west", "middle": "center", "right": "east"}[words.anchor]
         colour = next((name for name, value in _COLOURS.items() if value == words.colour), "ink")
-        yield rf"\node[anchor={anchor}] at {_at((words.x, words.y))} {{{_text(words.text, words.size, colour, words.bold)}}};"
+        shown = _text(words.text, words.size, colour, words.bold)
+        yield rf"\node[anchor={anchor}] at {_at((words.x, words.y))} {{{shown}}};"
 
 
 def _text(text: str, size: float, colour: str, bold: bool = False) -> str:

@@ -1,5 +1,6 @@
 """Tracks in the corridors between rows, and the heights that rows and corridors get from them."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -52,7 +53,7 @@ def tracks(routes: Iterable[Route]) -> dict[tuple[int, Token], int]:
     corridors: dict[int, dict[Token, Line]] = {}
     for route in routes:
         points = route.points
-        for index, ((x1, h1), (x2, h2)) in enumerate(zip(points, points[1:], strict=False)):
+        for index, ((x1, h1), (x2, h2)) in enumerate(itertools.pairwise(points)):
             if isinstance(h1, InCorridor) and h1 == h2:
                 line = corridors.setdefault(h1.corridor, {}).setdefault(h1.token, Line(x1, x1))
                 line.left, line.right = min(line.left, x1, x2), max(line.right, x1, x2)
@@ -74,13 +75,15 @@ def _note(line: Line, x: float, towards: Height, here: InCorridor) -> None:
 def _packed(lines: Mapping[Token, Line]) -> dict[Token, int]:
     """Tracks from below: first whatever must be lower because it comes from where another one goes up."""
     order: nx.DiGraph[Token] = nx.DiGraph()
-    order.add_nodes_from(sorted(lines, key=lambda token: (lines[token].left, token)))
+    leftmost = sorted(lines, key=lambda token: (lines[token].left, token))
+    order.add_nodes_from(leftmost)
     for low, one in lines.items():
         order.add_edges_from(
             (low, high) for high, other in lines.items() if low != high and _meet(one.below, other.above)
         )
     while not nx.is_directed_acyclic_graph(order):  # two values that change places have to cross
-        order.remove_edge(*nx.find_cycle(order)[0][:2])
+        first, second, *_ = nx.find_cycle(order)[0]
+        order.remove_edge(first, second)
     taken: dict[Token, int] = {}
     for token in nx.topological_sort(order):
         least = max((taken[before] + 1 for before in order.predecessors(token)), default=0)
