@@ -1,5 +1,6 @@
 """The JSON Schema for editors agrees with the checker."""
 
+import json
 from pathlib import Path
 
 import jsonschema
@@ -55,3 +56,8 @@ def test_groups_nest():
     spec = {"block": "b", "inputs": {"x": [1]}, "nodes": {"a": {"nodes": {"b": inner}}}, "outputs": {"x": "a"}}
     (error,) = VALIDATOR.iter_errors(spec)
     assert "'gain' was unexpected" in error.message
+
+
+def test_the_committed_schema_is_what_the_command_prints():
+    committed = Path(__file__).parent.parent / "schema/spec.schema.json"
+    assert json.loads(committed.read_text()) == schema(OPS), "run `blockgraph schema -o schema/spec.schema.json`"
