@@ -67,8 +67,8 @@ def _builtin(name: str, rest: list[str]) -> int:
 def _help() -> str:
     lines = [f"  {name:<9} {import_module(f'blockgraph.commands.{name}').HELP}" for name in COMMANDS]
     for plugin in sorted(entry_points(group=PLUGINS), key=lambda plugin: plugin.name):
-        about = (plugin.load().__doc__ or "").strip().splitlines()
-        lines.append(f"  {plugin.name:<9} {about[0] if about else ''}")
+        about = (plugin.load().__doc__ or "").strip().partition("\n")[0].rstrip(".")
+        lines.append(f"  {plugin.name:<9} {about[:1].lower()}{about[1:]}")
     return "\n".join([f"usage: {USAGE}", "", "A Transformer block as one YAML graph.", "", *lines, "", EPILOG.rstrip()])
 
 

@@ -12,8 +12,9 @@ TRAIN_BYTES = 16  # fp32 weight, fp32 gradient and AdamW's two fp32 moments, for
 
 @dataclass(frozen=True)
 class Row:
-    """What one node costs in one layer, and in how many it runs; a stack's row is the sum of its layers."""
+    """What one node of `graph` costs in one layer, and in how many it runs; a stack's row is the sum of its layers."""
 
+    graph: Graph
     node: Node
     depth: int
     layers: int
@@ -53,7 +54,7 @@ def cost(graph: Graph) -> Cost:
 def _rows(graph: Graph, depth: int) -> Iterator[Row]:
     for node in graph.nodes.values():
         if not node.blocks:
-            yield Row(node, depth, 1, _parameters(node), _flops(graph, node))
+            yield Row(graph, node, depth, 1, _parameters(node), _flops(graph, node))
             continue
         inner = [list(_rows(block, depth + 1)) for block in node.blocks]
         whole = [[row for row in rows if row.depth == depth + 1] for rows in inner]
@@ -61,10 +62,10 @@ def _rows(graph: Graph, depth: int) -> Iterator[Row]:
         parameters = sum(row.parameters for index in node.plan for row in whole[index])
         parameters -= sum(row.parameters for row in again)
         work = sum((row.work for index in node.plan for row in whole[index]), Size.constant(0))
-        yield Row(node, depth, len(node.plan), parameters, work)
+        yield Row(graph, node, depth, len(node.plan), parameters, work)
         for index, rows in enumerate(inner):
             for row in rows:
-                yield Row(row.node, row.depth, row.layers * node.plan.count(index), row.parameters, row.work)
+                yield Row(row.graph, row.node, row.depth, row.layers * node.plan.count(index), row.parameters, row.work)
 
 
 def _parameters(node: Node) -> int:

@@ -25,7 +25,9 @@ in a run file, `data: {train: [{path: shards}]}` and `tokenizer: {path: shards/t
 
 
 def command(argv: list[str]) -> int:
-    """Tokenise text into shards, or verify those of a folder: 0 when done, 1 when the input is at fault, 130 on Ctrl-C.
+    """Tokenise text into shards, or verify those of a folder.
+
+    Exits with 0 when done, 1 when the input is at fault, 130 on Ctrl-C.
 
     Leaves through `SystemExit` with 2 on wrong usage.
     """

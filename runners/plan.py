@@ -47,7 +47,10 @@ LABELS = {
 
 
 def command(argv: list[str]) -> int:
-    """Tell the memory, time and disk that a run will need; returns the exit code."""
+    """Tell the memory, time and disk that a run will need.
+
+    Returns the exit code.
+    """
     parser = _parser()
     options = parser.parse_intermixed_args(argv)
     ranks = options.nodes * options.gpus

@@ -28,7 +28,10 @@ EXAMPLE = """example:
 
 
 def command(arguments: list[str]) -> int:
-    """Compile the model of a run file and train it, or go on where it stopped; returns the exit code."""
+    """Compile the model of a run file and train it, or go on where it stopped.
+
+    Returns the exit code.
+    """
     options, launch = _parser().parse_intermixed_args(arguments), launched()
     tell = _tell if launch.leads else _keep
     try:

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 def table(graph: Graph, batch: int, seq: int) -> list[str]:
     """Lines of the table: parameters and FLOPs of one layer, with the number of layers at the stack."""
     costs = cost(graph)
-    cells = [HEADINGS] + [_cells(graph, row, costs, batch, seq) for row in costs.rows]
+    cells = [HEADINGS] + [_cells(row, costs, batch, seq) for row in costs.rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADINGS))]
     lines = ["  ".join(_pad(cell, width, column) for column, (cell, width) in enumerate(zip(line, widths, strict=True)))
              for line in cells]  # fmt: skip
@@ -49,7 +49,7 @@ def totals(costs: Cost, batch: int, seq: int) -> list[str]:
     ]
 
 
-def _cells(graph: Graph, row: Row, costs: Cost, batch: int, seq: int) -> tuple[str, ...]:
+def _cells(row: Row, costs: Cost, batch: int, seq: int) -> tuple[str, ...]:
     total = costs.flops(batch, seq)
     work = row.flops(batch, seq)
     whole = work * (row.layers if row.depth else 1)
@@ -57,7 +57,7 @@ def _cells(graph: Graph, row: Row, costs: Cost, batch: int, seq: int) -> tuple[s
     return (
         name,
         row.node.op.name,
-        _shape(graph, row.node),
+        _shape(row.graph, row.node),
         f"{row.parameters:,}" if row.parameters else "",
         f"{work:.3g}" if work else "",
         f"{100 * whole / total:.1f} %" if work and total else "",
