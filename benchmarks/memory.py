@@ -9,19 +9,21 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.checkpoint import checkpoint
 
 import blockgraph as bg
 from blockgraph.kernels.base import GraphModule
 from blockgraph.library import shipped
 from blockgraph.memory import Setting, rehearse
+from runners import sharding
+from runners.config import Train
+from runners.launch import Launch
 from runners.loss import loss_for
+from runners.world import World
 
 SIZES = {"n_layers": 4, "d_model": 256, "n_heads": 4, "vocab": 8192}
 SEQ, MICRO, RANKS = 256, 4, 4
-BF16 = torch.bfloat16
+CPU = torch.device("cpu")
 LOSS = loss_for(0.0, compiled=False)
 MB = 10**6
 STATUS = Path("/proc/self/status")
@@ -40,7 +42,7 @@ def main() -> None:
     for block in (name for name, path in shipped().items() if path.parent.name == "blocks"):
         for ranks in (None, RANKS):
             for recompute in (False, True):
-                print(line(block, Setting(SEQ, BF16, ranks, recompute)), flush=True)
+                print(line(block, Setting(SEQ, torch.bfloat16, ranks, recompute)), flush=True)
 
 
 def line(block: str, setting: Setting) -> str:
@@ -54,19 +56,14 @@ def line(block: str, setting: Setting) -> str:
 
 
 def model_of(graph: bg.Graph, setting: Setting) -> GraphModule:
-    model: GraphModule = bg.compile(graph)
+    """The model as the runner makes it."""
+    mesh = init_device_mesh("cpu", (RANKS,)) if setting.ranks else None
+    with torch.device("meta"):
+        model: GraphModule = bg.compile(graph)
     model.compute_dtype = setting.dtype
-    for block in model.blocks():
-        if setting.recompute:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        if setting.ranks:
-            shard(block)
-    return shard(model) if setting.ranks else model
-
-
-def shard(module: GraphModule) -> GraphModule:
-    policy = MixedPrecisionPolicy(param_dtype=BF16, reduce_dtype=torch.float32)
-    return fully_shard(module, mesh=init_device_mesh("cpu", (RANKS,)), mp_policy=policy)
+    config = Train(checkpointing="block" if setting.recompute else "none")
+    sharding.place(model, config, World(Launch(size=setting.ranks or 1), CPU, mesh), compiled=False)
+    return model
 
 
 def forward_and_backward(model: GraphModule) -> None:

@@ -11,10 +11,11 @@ from blockgraph.compare import Diff, compare
 from blockgraph.cost import cost
 from blockgraph.errors import Place, Problem, SpecError, near_miss
 from blockgraph.figure import dot, engine, mermaid, tikz
+from blockgraph.figure.collapse import readable
 from blockgraph.figure.compose import compose
 from blockgraph.figure.overlay import overlay, panels
+from blockgraph.figure.parts import Scene
 from blockgraph.figure.picture import PLAIN, Detail, Picture, picture
-from blockgraph.figure.scene import Scene
 from blockgraph.figure.sheet import side_by_side, titled, with_legend
 from blockgraph.figure.svg import finished
 from blockgraph.figure.text import short
@@ -90,20 +91,20 @@ def svg(shown: Graph | Diff) -> str:
 
 def figure(graph: Graph, options: Options = Options()) -> Scene:
     """The figure of a graph."""
-    drawn = picture(graph, options.detail)
+    drawn = readable(picture(graph, options.detail))
     return _finished(_composed([drawn], graph, options)[0], graph.title or graph.name, _lines(graph, options), options)
 
 
 def changes(diff: Diff, options: Options = Options()) -> Scene:
     """The figure of the second graph, with what it adds, removes and changes marked."""
-    drawn = overlay(diff, options.detail)
+    drawn = readable(overlay(diff, options.detail))
     title = f"{diff.b.title or diff.b.name}, against {diff.a.title or diff.a.name}"
     return _finished(_composed([drawn], diff.b, options)[0], title, _lines(diff.b, options), options)
 
 
 def beside(diff: Diff, options: Options = Options()) -> Scene:
     """Both graphs side by side, what they share at one height."""
-    scenes = _composed(list(panels(diff, options.detail)), diff.b, options)
+    scenes = _composed([readable(panel) for panel in panels(diff, options.detail)], diff.b, options)
     titles = [graph.title or graph.name for graph in (diff.a, diff.b)]
     lines = [_lines(graph, options) for graph in (diff.a, diff.b)]
     most = max(len(each) for each in lines)

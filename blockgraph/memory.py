@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
+from blockgraph.gathering import Gathering
 from blockgraph.graph import Graph
 from blockgraph.kernels.base import GraphModule
 from blockgraph.ledger import BACKWARD, GRADIENTS, KINDS, LAYERS, OUTPUT, Ledger, Moment
 from blockgraph.model import build
-from blockgraph.sharding import Sharding
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 Collect = Callable[[Tensor], None]
@@ -29,14 +29,17 @@ LAST = 2  # layers of a kind that run at the end; the backward pass is fullest t
 class Setting:
     """How a step is taken: tokens of a sequence, dtype of the compute, ranks over which FSDP2 shards the weights.
 
-    No ranks are one process without FSDP2. `recompute` keeps of every layer only what it is given, and runs it again in
-    the backward pass.
+    No ranks are one process without FSDP2, and `units` are what FSDP2 gathers apart from the rest. `recompute` keeps of
+    each layer only what it is given, and runs it again in the backward pass. `again` says that earlier micro-batches
+    have left their gradients, to be reduced with those of this one.
     """
 
     seq: int
     dtype: torch.dtype
     ranks: int | None = None
     recompute: bool = False
+    again: bool = False
+    units: Callable[[GraphModule], list[GraphModule]] = GraphModule.blocks
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,11 @@ class Timeline:
     sizes: tuple[int, int]
     moments: Sequence[tuple[Moment, Moment]]
 
-    def peak(self, micro: int, gradients: int = 0) -> Moment:
-        """The fullest moment with this many sequences, in bytes by kind, when gradients are there from the start."""
+    def peak(self, micro: int) -> Moment:
+        """The fullest moment with this many sequences, in bytes by kind."""
         few, many = self.sizes
         share = (micro - few) / (many - few)
-        return max((_between(*pair, share, gradients) for pair in self.moments), key=_total)
+        return max((_between(*pair, share) for pair in self.moments), key=_total)
 
 
 def timeline(graph: Graph, loss: Loss, setting: Setting, micro: int) -> Timeline:
@@ -79,7 +82,7 @@ def rehearse(graph: Graph, loss: Loss, setting: Setting, micro: int, first: int 
         model.compute_dtype = setting.dtype
         ledger = Ledger()
         layers = _Layers(ledger, _follow_weights(model, ledger, setting))
-        layers.follow(graph, model, setting.recompute, first)
+        layers.follow(graph, model.blocks(), setting.recompute, first)
         with ledger:
             tokens = torch.zeros(micro, setting.seq + 1, dtype=torch.int64)
             losses = loss(model(tokens[:, :-1]), tokens[:, 1:])
@@ -105,9 +108,8 @@ class _Layers:
         self.before: Counter[str] = Counter()
         self.growth: dict[type, Counter[str]] = {}
 
-    def follow(self, graph: Graph, model: GraphModule, recompute: bool, first: int) -> None:
+    def follow(self, graph: Graph, blocks: list[GraphModule], recompute: bool, first: int) -> None:
         """Choose the layers that run, and let the others stand in."""
-        blocks = model.blocks()
         kinds = [node.blocks[index] for node in graph.nodes.values() for index in node.plan]
         types = [type(block) for block in blocks]
         layers = list(zip(blocks, kinds, strict=True))
@@ -156,7 +158,12 @@ class _Layers:
 
 def _follow_weights(model: GraphModule, ledger: Ledger, setting: Setting) -> Collect:
     """Leave the weights out; the function that is told of each gradient, as one process or one rank of many has it."""
-    collect = Sharding(model, ledger, setting.ranks, setting.dtype).collect if setting.ranks else partial(_stay, ledger)
+    if setting.ranks:
+        units = setting.units(model)
+        collect = Gathering(model, units, ledger, setting.ranks, setting.dtype, setting.again).collect
+    else:
+        collect = partial(_stay, ledger, setting.again)
+        ledger.hold(GRADIENTS, sum(weight.nbytes for weight in model.parameters()) if setting.again else 0)
     for tensor in (*model.parameters(), *model.buffers()):
         ledger.skip(tensor)
     for weight in model.parameters():
@@ -164,15 +171,16 @@ def _follow_weights(model: GraphModule, ledger: Ledger, setting: Setting) -> Col
     return collect
 
 
-def _stay(ledger: Ledger, weight: Tensor) -> None:
-    """A gradient of one process stays where it was made."""
+def _stay(ledger: Ledger, again: bool, weight: Tensor) -> None:
+    """A gradient of one process stays where it was made, unless it was added to one that is there."""
     assert weight.grad is not None
     ledger.move(weight.grad, GRADIENTS)
+    if again:
+        weight.grad = None
 
 
-def _between(low: Moment, high: Moment, share: float, gradients: int) -> Moment:
-    sizes = {kind: round(low.get(kind, 0) + (high.get(kind, 0) - low.get(kind, 0)) * share) for kind in KINDS}
-    return sizes | {GRADIENTS: max(sizes[GRADIENTS], gradients)}
+def _between(low: Moment, high: Moment, share: float) -> Moment:
+    return {kind: round(low.get(kind, 0) + (high.get(kind, 0) - low.get(kind, 0)) * share) for kind in KINDS}
 
 
 def _total(moment: Moment) -> int:

@@ -12,6 +12,7 @@ from blockgraph.errors import SpecError
 from runners import runfile, tokenizer
 from runners.config import RunConfig
 from runners.devices import DEVICES, USABLE, Machines
+from runners.launch import Launch
 from runners.progress import clock
 from runners.runfile import RunFile
 from runners.spec import graph_of
@@ -51,17 +52,9 @@ def command(argv: list[str]) -> int:
 
     Returns the exit code.
     """
-    parser = _parser()
-    options = parser.parse_intermixed_args(argv)
-    ranks = options.nodes * options.gpus
-    if ranks % (options.shard or ranks):
-        parser.error(f"--shard {options.shard} does not divide {ranks} ranks")
-    device = DEVICES[options.device]
-    machines = Machines(
-        options.device, device, options.nodes, options.gpus, options.shard or ranks, options.utilisation
-    )
+    options = _parser().parse_intermixed_args(argv)
     try:
-        print(_told(options, machines))
+        print(_told(options))
     except SpecError as error:
         print(error, file=sys.stderr)
         return 1
@@ -80,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", metavar="N", type=_count, default=1, help="machines (default 1)")
     parser.add_argument("--gpus", metavar="N", type=_count, default=1, help="devices of each machine (default 1)")
     parser.add_argument("--device", choices=DEVICES, default="h100", help="kind of device (default h100)")
-    parser.add_argument("--shard", metavar="N", type=_count, help="HSDP: ranks that share the weights (default all)")
+    parser.add_argument("--shard", metavar="N", type=_count, help="HSDP: ranks that share the weights, as train.shard")
     parser.add_argument(
         "--utilisation", metavar="SHARE", type=_share, default=UTILISATION,
         help=f"of the device's rate that matrix products reach, for the time (default {UTILISATION})",
@@ -106,14 +99,18 @@ def _share(word: str) -> float:
     return share
 
 
-def _told(options: argparse.Namespace, machines: Machines) -> str:
-    run = runfile.load(options.run, options.overrides)
+def _told(options: argparse.Namespace) -> str:
+    overrides = [*options.overrides, *([f"train.shard={options.shard}"] if options.shard else [])]
+    run = runfile.load(options.run, overrides)
+    launch = Launch(size=options.nodes * options.gpus)
+    launch.refuse(run)
     graph = graph_of(run, own_ops(options.ops), _vocab(run))
-    micro = _micro(run, machines.ranks)
     # Only now, because it imports torch, which takes seconds: a mistake is told before.
     from runners.planning import plan
 
-    needs = plan(run, graph, machines, micro)
+    place = options.device, DEVICES[options.device], options.nodes, options.gpus
+    machines = Machines(*place, launch.sharing(run.config.train.shard), options.utilisation)
+    needs = plan(run, graph, machines)
     if options.json:
         return json.dumps(_object(needs, run.config, machines), indent=1)
     return _text(needs, run.config, machines)
@@ -123,20 +120,6 @@ def _vocab(run: RunFile) -> int:
     """Pieces of the tokenizer, which is not trained for this."""
     config = run.config.tokenizer
     return config.vocab or tokenizer.load(run.base / str(config.path)).vocab
-
-
-def _micro(run: RunFile, ranks: int) -> int:
-    """Sequences in a rank's forward pass; raise `SpecError` when the batch cannot be shared by the ranks."""
-    train = run.config.train
-    share, rest = divmod(train.batch, ranks)
-    if rest:
-        message = f"train.batch: {train.batch} sequences cannot be shared by {ranks} ranks"
-        raise run.refuse("train.batch", message, f"a multiple of {ranks} can")
-    micro = train.micro_batch or share
-    if share % micro:
-        message = f"train.micro_batch: {micro} does not divide the {share} sequences that a rank has of a step"
-        raise run.refuse("train.micro_batch", message)
-    return micro
 
 
 def _object(needs: "Plan", config: RunConfig, machines: Machines) -> dict[str, Any]:
@@ -150,7 +133,7 @@ def _text(needs: "Plan", config: RunConfig, machines: Machines) -> str:
     first = max(len(row[0]) for rows in sections for row in rows)
     width = max(len(cell) for rows in sections for row in rows for cell in row[1:]) + 2
     tables = ["\n".join(_line(row, first, width) for row in rows) for rows in sections]
-    return "\n\n".join(["\n".join(_head(needs, config, machines)), *tables, _assumed(machines)])
+    return "\n\n".join(["\n".join(_head(needs, config, machines)), *tables, _assumed(needs, machines)])
 
 
 def _line(row: tuple[str, ...], first: int, width: int) -> str:
@@ -162,7 +145,7 @@ def _head(needs: "Plan", config: RunConfig, machines: Machines) -> list[str]:
     rate = f"{_scaled(device.rates[train.precision], 1000, FLOP)}/s in {train.precision}"
     has = f"{_bytes(device.memory)}, {_scaled(device.bandwidth, 1000, DECIMAL)}/s and {rate} each"
     shared = f"weights shared by {machines.shard}" if machines.shard > 1 else "all weights on each"
-    share = f"each device takes {needs.micro_batches * needs.micro:,} of them, {needs.micro:,} at a time"
+    share = f"each device takes {needs.share:,} of them, {needs.micro:,} at a time"
     return [
         f"{config.run}: {config.model}, {needs.parameters:,} parameters",
         f"{machines.nodes} x {machines.gpus} {machines.name}: {has}; {shared}",
@@ -171,12 +154,12 @@ def _head(needs: "Plan", config: RunConfig, machines: Machines) -> list[str]:
 
 
 def _memory(needs: "Plan", config: RunConfig, machines: Machines) -> list[tuple[str, ...]]:
-    modes = list(needs.modes.values())
+    modes, given = list(needs.modes.values()), config.train.checkpointing
     parts = {part: [mode.parts[part] for mode in modes] for part in LABELS}
     later = f", {_bytes(needs.gradients)} once made" if min(parts["gradients"]) < needs.gradients else ""
     names = {"optimiser": config.optim.name, "precision": config.train.precision, "layers": needs.layers}
     return [
-        ("activation checkpointing", *needs.modes),
+        ("activation checkpointing", *(f"{name}, as set" if name == given else name for name in needs.modes)),
         *((label.format(later=later, **names), *map(_bytes, parts[part])) for part, label in LABELS.items()),
         ("memory of a device at its fullest", *(_bytes(sum(mode.parts.values())) for mode in modes)),
         (f"fits into {_bytes(machines.usable)}", *("yes" if mode.fits else "no" for mode in modes)),
@@ -196,11 +179,12 @@ def _work(needs: "Plan", config: RunConfig) -> list[tuple[str, ...]]:
     ]
 
 
-def _assumed(machines: Machines) -> str:
+def _assumed(needs: "Plan", machines: Machines) -> str:
     rate, free = f"{machines.utilisation:.0%} of the rate", f"{1 - USABLE:.0%} of the memory"
     kernels = f"assumed: eager kernels (torch.compile needs less), matrix products at {rate}, {free} left free"
-    sharded = "\nFSDP2 by layer, gradients reduced in fp32 after every micro-batch"
-    return kernels + (sharded if machines.shard > 1 else "")
+    whole = ", whole on every device until then" if needs.micro < needs.share else ""
+    sharded = f"\nFSDP2 by layer; gradients are reduced in fp32 at the end of a step{whole}"
+    return kernels + (sharded if machines.ranks > 1 else "")
 
 
 def _per_day(needs: "Plan", mode: "Mode") -> float:

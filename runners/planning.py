@@ -1,17 +1,17 @@
 """What a run will need: memory of a rank, arithmetic, time, and room on the disk."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, UnsupportedOperatorException
 
 import blockgraph
+from blockgraph.gathering import shard
 from blockgraph.graph import Graph
 from blockgraph.kernels.base import GraphModule
 from blockgraph.memory import Setting, Timeline, refill, timeline
-from blockgraph.sharding import shard
-from runners import optim
+from runners import optim, sharding
 from runners.config import RunConfig
 from runners.devices import Machines
 from runners.loss import loss_for
@@ -26,9 +26,9 @@ WEIGHTS, OPTIMISER = "weights", "optimiser"
 
 @dataclass(frozen=True)
 class Mode:
-    """What a run needs when activations are kept in one way: bytes of a rank at the fullest moment, FLOP, seconds.
+    """What a run needs with activations kept in one way: bytes of a rank at its fullest moment, FLOP, seconds.
 
-    `largest` is the largest micro-batch that fits into a rank's memory; none where not even one sequence does.
+    `largest` is the largest micro-batch with which a rank has room; None where it has none even for one sequence.
     """
 
     parts: Mapping[str, int]
@@ -40,13 +40,13 @@ class Mode:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will need, on all machines or, of memory, on one rank."""
+    """What a run will need; of a step, a rank takes `share` sequences, `micro` of them at once."""
 
     parameters: int
     layers: int
     tokens: int
+    share: int
     micro: int
-    micro_batches: int
     gradients: int
     checkpoint: int
     modes: Mapping[str, Mode]
@@ -62,24 +62,21 @@ class Holdings:
     checkpoint: int
 
 
-def plan(run: RunFile, graph: Graph, machines: Machines, micro: int) -> Plan:
-    """What a run of this graph needs with `micro` sequences in a rank's forward pass.
-
-    Raises `SpecError` when an op cannot run without data.
-    """
+def plan(run: RunFile, graph: Graph, machines: Machines) -> Plan:
+    """What a run of this graph needs; raises `SpecError` when an op cannot run without data."""
     config = run.config
     share = config.train.batch // machines.ranks
     held = holdings(graph, config, machines.shard)
-    modes = {name: _mode(run, graph, machines, held, micro, recompute) for name, recompute in RECOMPUTE.items()}
+    steps = _Steps(run, graph, machines, min(config.train.micro, share))
     return Plan(
         parameters=blockgraph.cost(graph).parameters,
         layers=sum(len(node.plan) for node in graph.nodes.values()),
         tokens=config.train.batch * config.data.seq,
-        micro=micro,
-        micro_batches=share // micro,
+        share=share,
+        micro=steps.micro,
         gradients=held.gradients,
         checkpoint=held.checkpoint,
-        modes=modes,
+        modes={name: steps.mode(held, recompute) for name, recompute in RECOMPUTE.items()},
     )
 
 
@@ -118,30 +115,43 @@ def _moments(model: GraphModule, config: RunConfig) -> tuple[dict[str, int], int
     return moments, rest
 
 
-def _mode(run: RunFile, graph: Graph, machines: Machines, held: Holdings, micro: int, recompute: bool) -> Mode:
-    train = run.config.train
-    share = train.batch // machines.ranks
-    ranks = machines.shard if machines.ranks > 1 else None
-    setting = Setting(run.config.data.seq, DTYPES[train.precision], ranks, recompute)
-    step = _timeline(run, graph, setting, micro)
+@dataclass(frozen=True)
+class _Steps:
+    """Steps of a run on a rank that takes `micro` sequences at once."""
 
-    def parts(micro: int) -> dict[str, int]:
-        left = held.gradients if micro < share else 0  # by the micro-batch before
-        return {WEIGHTS: held.weights, OPTIMISER: held.optimiser} | step.peak(micro, left)
+    run: RunFile
+    graph: Graph
+    machines: Machines
+    micro: int
 
-    fitting = (size for size in _divisors(share) if sum(parts(size).values()) <= machines.usable)
-    flops = _flops(graph, run.config, recompute)
-    rate = machines.ranks * machines.device.rates[train.precision] * machines.utilisation
-    needed = parts(micro)
-    fits = sum(needed.values()) <= machines.usable
-    return Mode(needed, fits, next(fitting, None), flops, flops / rate)
+    def mode(self, held: Holdings, recompute: bool) -> Mode:
+        """What a rank needs with activations kept or computed again."""
+        share = self.run.config.train.batch // self.machines.ranks
+        timelines: dict[bool, Timeline] = {}
 
+        def parts(micro: int) -> dict[str, int]:
+            again = micro < share
+            timelines[again] = timelines.get(again) or self.timeline(recompute, again)
+            return {WEIGHTS: held.weights, OPTIMISER: held.optimiser} | timelines[again].peak(micro)
 
-def _timeline(run: RunFile, graph: Graph, setting: Setting, micro: int) -> Timeline:
-    try:
-        return timeline(graph, loss_for(run.config.optim.z_loss, compiled=False), setting, micro)
-    except (DataDependentOutputException, UnsupportedOperatorException) as error:
-        raise run.refuse("model", f"a plan runs the model without data, and {error.func} asks for them") from None
+        def fits(micro: int) -> bool:
+            return sum(parts(micro).values()) <= self.machines.usable
+
+        largest = next((size for size in range(share, 0, -1) if share % size == 0 and fits(size)), None)
+        flops, machines = _flops(self.graph, self.run.config, recompute), self.machines
+        rate = machines.ranks * machines.device.rates[self.run.config.train.precision] * machines.utilisation
+        return Mode(parts(self.micro), fits(self.micro), largest, flops, flops / rate)
+
+    def timeline(self, recompute: bool, again: bool) -> Timeline:
+        """A step's fullest micro-batch: the last, which finds gradients of those before it if there are any."""
+        config, ranks = self.run.config, self.machines.shard if self.machines.ranks > 1 else None
+        dtype = DTYPES[config.train.precision]
+        setting = Setting(config.data.seq, dtype, ranks, recompute, again, sharding._units)
+        try:
+            return timeline(self.graph, loss_for(config.optim.z_loss, compiled=False), setting, self.micro)
+        except (DataDependentOutputException, UnsupportedOperatorException) as error:
+            told = f"a plan runs the model without data, and {error.func} asks for them"
+            raise self.run.refuse("model", told) from None
 
 
 def _flops(graph: Graph, config: RunConfig, recompute: bool) -> int:
@@ -149,8 +159,3 @@ def _flops(graph: Graph, config: RunConfig, recompute: bool) -> int:
     costs, batch, seq = blockgraph.cost(graph), config.train.batch, config.data.seq
     again = sum(row.flops(batch, seq) for row in costs.rows if row.node.blocks and row.depth == 0)
     return (1 + BACKWARD) * costs.flops(batch, seq) + (again if recompute else 0)
-
-
-def _divisors(number: int) -> Iterable[int]:
-    """The largest first."""
-    return (size for size in range(number, 0, -1) if number % size == 0)

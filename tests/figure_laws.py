@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from blockgraph.figure.scene import Box, Plate, Scene, Wire, Words
+from blockgraph.figure.parts import Box, Plate, Scene, Wire, Words
 from blockgraph.figure.text import width
 
 Rectangle = tuple[float, float, float, float]  # left, bottom, right, top
@@ -67,7 +67,7 @@ def words_in_the_way(scene: Scene) -> Iterator[str]:
 def strangers_in_plates(scene: Scene) -> Iterator[str]:
     plates = {plate.slot: plate for plate in scene.plates}
     for box in scene.boxes:
-        for plate in scene.plates:
+        for plate in (plate for plate in scene.plates if plate.title):
             own = plate.slot in enclosing(box.cluster, plates)
             if own and not inside(around(box, -2.0), edges(plate)):
                 yield f"{box.slot} sticks out of {plate.slot}"

@@ -55,12 +55,21 @@ def on_ranks(size: int, run: Path, jobs: list[Job], limit: float = LIMIT) -> Non
 
 
 def _ports(count: int) -> list[int]:
-    """Ports that nobody uses, a fresh one for each process group."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Ports that nobody uses, a fresh one for each process group.
+
+    They lie below those that the system gives to connections on their way out, gloo's own among them, which would
+    take a free port again before its turn comes.
+    """
+    tried = iter(range(10_000 + os.getpid() % 500 * 40, 32_000))
+    return [next(port for port in tried if _free(port)) for _ in range(count)]
+
+
+def _free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def _work(rank: int, size: int, run: Path, jobs: list[Job], ports: list[int]) -> None:

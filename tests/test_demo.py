@@ -5,7 +5,7 @@ import sys
 import xml.etree.ElementTree as ET
 
 SMALL = [
-    *("train.steps=4", "train.batch=2", "schedule.warmup=1", "set.n_layers=1", "set.d_model=32"),
+    *("train.steps=4", "train.batch=2", "train.micro_batch=2", "schedule.warmup=1", "set.n_layers=1", "set.d_model=32"),
     *("tokenizer.vocab=512", "data.seq=32", "log.evaluate_tokens=512"),
 ]
 

@@ -21,7 +21,7 @@ def section() -> str:
 
 def commands(number: int) -> list[str]:
     """Lines of the section's plain code blocks, without entering the virtual environment."""
-    blocks = re.findall(r"```\n(.*?)```", section(), flags=re.S)
+    blocks = [text for kind, text in re.findall(r"```(\w*)\n(.*?)```", section(), flags=re.S) if not kind]
     return [line for line in blocks[number].splitlines() if line.startswith("blockgraph")]
 
 
@@ -41,6 +41,7 @@ def test_a_first_own_block_followed_to_the_letter_works(tmp_path):
     block = tmp_path / "my_block.yaml"
     assert added is not None
     block.write_text(re.sub(r"(\n      mask:)", f"\n{added[1].rstrip()}\\1", block.read_text()))
+    assert len(commands(1)) == 5
     for line in commands(1):
         ended = run(line, tmp_path)
         assert ended.returncode == 0, f"{line}\n{ended.stderr}"

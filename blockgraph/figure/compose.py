@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from blockgraph.figure.arrange import arrange
 from blockgraph.figure.frame import frame
+from blockgraph.figure.parts import Scene
 from blockgraph.figure.picture import Picture
-from blockgraph.figure.route import Router
-from blockgraph.figure.scene import Scene, scene
+from blockgraph.figure.route import routes
+from blockgraph.figure.scene import scene
 from blockgraph.figure.tracks import heights, tracks
 
 
@@ -15,9 +16,9 @@ def compose(drawn: Sequence[Picture], others: Sequence[Picture] = ()) -> list[Sc
     pictures = [*drawn, *others]
     common = frame(pictures)
     plan = arrange(common)
-    routed = [Router(common, plan, picture).routes() for picture in pictures]
-    laid = [(routes, tracks(routes)) for routes in routed]
+    routed = [routes(common, plan, picture) for picture in pictures]
+    laid = [(each, tracks(each)) for each in routed]
     levels = heights(common, pictures, laid)
     return [
-        scene(common, plan, levels, picture, routes, used) for picture, (routes, used) in zip(drawn, laid, strict=False)
+        scene(common, plan, levels, picture, each, used) for picture, (each, used) in zip(drawn, laid, strict=False)
     ]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from blockgraph.figure.scene import Anchor, Box, Plate, Scene, Wire, WireKind, Words, shortened, two_lines
+from blockgraph.figure.parts import Anchor, Box, Plate, Scene, Wire, WireKind, Words, shortened, two_lines
 from blockgraph.figure.style import (
     ADDED,
     ARROW,

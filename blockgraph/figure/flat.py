@@ -62,11 +62,6 @@ def flat(graph: Graph) -> Flat:
     return result
 
 
-def count(graph: Graph) -> int:
-    """Number of nodes in the flat graph."""
-    return sum(count(node.blocks[0]) if len(node.blocks) == 1 else 1 for node in graph.nodes.values())
-
-
 def _read(result: Flat, graph: Graph, prefix: str, around: str, feeds: Mapping[str, Value]) -> dict[str, Value]:
     """Add one graph; returns what its outputs are."""
     for group in graph.groups.values():

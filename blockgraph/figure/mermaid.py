@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from blockgraph.figure.scene import Box, Plate, Scene, WireKind
+from blockgraph.figure.parts import Box, Plate, Scene, WireKind
 from blockgraph.figure.style import ADDED, FAINT, INK, LOOKS, PAPER, RESIDUAL, Shape
 
 _SHAPES: Mapping[Shape, tuple[str, str]] = {
@@ -45,7 +45,7 @@ def _nested(scene: Scene, boxes: Sequence[Box], names: Mapping[str, str], parent
             text = "<br/>".join(escaped(part) for part in (_marked(box), box.sub) if part)
             yield f'{names[box.slot]}{start}"{text}"{end}'
     for index, plate in enumerate(scene.plates):
-        if plate.parent == parent:
+        if plate.parent == parent and plate.title:
             yield f'subgraph g{index}["{escaped(_titled(plate))}"]'
             yield from (f"  {line}" for line in _nested(scene, boxes, names, plate.slot))
             yield "end"

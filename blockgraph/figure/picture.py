@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from blockgraph.cost import Row, cost
-from blockgraph.figure.flat import Cluster, Entry, Flat, Value, count, flat
+from blockgraph.figure.flat import Cluster, Entry, Flat, Value, flat
 from blockgraph.figure.style import LABEL, LOOKS, ROOM, SMALL, Kind
 from blockgraph.figure.text import clean, display, short, width
 from blockgraph.graph import Graph, Node
@@ -13,7 +13,6 @@ from blockgraph.types import Type
 
 Status = Literal["", "added", "removed", "changed", "rewired"]
 MAX_PATTERN = 6  # names of blocks that a stack's box lists
-MAX_ITEMS = 600  # more cannot be read, and would take long to lay out
 THROUGH = "\t"  # between an output's port and the hidden node with its port behind it
 
 
@@ -104,9 +103,7 @@ class Source:
 
 
 def picture(graph: Graph, detail: Detail = PLAIN) -> Picture:
-    """The picture of a checked graph; one with too many nodes is told in a single box."""
-    if count(graph) > MAX_ITEMS:
-        return _summary(graph)
+    """The picture of a checked graph, with every node."""
     nodes = flat(graph)
     items = {f"in:{name}": _end("in", name) for name in graph.inputs}
     costs = {id(row.node): row for row in cost(graph).rows} if detail.cost else {}
@@ -195,14 +192,3 @@ def _shape(graph: Graph, kind: Type | None, detail: Detail) -> str:
     numbers = detail.shapes == "numbers"
     shown = (str(s.known) if numbers and s.known is not None else graph.dims.show(s) for s in kind.sizes)
     return clean(f"[{', '.join(shown)}]", 60)
-
-
-def _summary(graph: Graph) -> Picture:
-    """Inputs, one box with the number of nodes, outputs."""
-    number = count(graph)
-    items = {"all": Item("all", "stack", f"{number:,} nodes", about=f"{number} nodes")}
-    items |= {f"in:{name}": _end("in", name) for name in graph.inputs}
-    items |= {f"out:{name}": _end("out", name) for name in graph.outputs}
-    links = [Link(f"in:{name}", "", "all", name, (0, index)) for index, name in enumerate(graph.inputs)]
-    links += [Link("all", name, f"out:{name}", "", (index, 0)) for index, name in enumerate(graph.outputs)]
-    return Picture(items, tuple(links), {}, (f"more than {MAX_ITEMS} nodes, so they are drawn as one box",))

@@ -1,5 +1,6 @@
 """Rails beside a level's columns: residual connections, side inputs and shared weights, nested ones further out."""
 
+import itertools
 from collections.abc import Collection, Mapping
 
 import networkx as nx
@@ -71,7 +72,7 @@ def place(level: Level, column: Column, chosen: Mapping[Hop, int], rooms: Mappin
         rails = sorted((hop for hop in chosen if chosen[hop] == side), key=lambda hop: _length(level, hop))
         depth: dict[Hop, int] = {}
         for hop in (hop for hop in rails if not ends[hop]):
-            depth[hop] = max((depth[other] + 1 for other in depth if _overlap(level, hop, other)), default=0)
+            depth[hop] = _outside(level, hop, depth)
         for index in sorted(set(depth.values())):
             _lay(level, column, [hop for hop in depth if depth[hop] == index], side, 0.0)
         for hop in (hop for hop in rails if ends[hop]):
@@ -81,6 +82,14 @@ def place(level: Level, column: Column, chosen: Mapping[Hop, int], rooms: Mappin
             for vertex in new:
                 column.x[vertex] = lane = column.lanes[hop]
                 column.spans.append((*level.rows[vertex], lane - half, lane + half))
+
+
+def _outside(level: Level, hop: Hop, depth: Mapping[Hop, int]) -> int:
+    """How many rails further out a rail runs: outside those that it spans, beside those that it crosses."""
+    low, high = _rows(level, hop)
+    beside = {depth[other] for other in depth if _overlap(level, hop, other)}
+    spans = [depth[other] for other in depth if low <= _rows(level, other)[0] and _rows(level, other)[1] <= high]
+    return next(index for index in itertools.count(max(spans, default=-1) + 1) if index not in beside)
 
 
 def _lay(level: Level, column: Column, rails: list[Hop], side: int, half: float) -> None:

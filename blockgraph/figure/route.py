@@ -1,19 +1,14 @@
 """Routes of a picture's links along the lanes of its frame, as bends in rows and in the corridors between rows."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from blockgraph.figure.approach import EXACT, Approach, End, Token, Way
 from blockgraph.figure.arrange import Plan
 from blockgraph.figure.frame import Frame
 from blockgraph.figure.levels import Hop
 from blockgraph.figure.picture import Link, Picture
-from blockgraph.figure.style import ARROW, CORNER, LOOKS, attach_width
-
-EXACT = 0.01  # points up to which two numbers are one place
-SIDE_STEP, SIDE_MOST = 7.0, 3  # distance and number of edges on one side of a box
-APART = 10.0  # between lines of two values above and below one corridor
-Token = tuple[str, ...]
+from blockgraph.figure.style import LOOKS, side_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,241 +48,76 @@ class Route:
     text_at: tuple[int, float, int] | None = None
 
 
-@dataclass
-class End:
-    """How a link leaves or meets a box: straight, at a side, or by a bend in the corridor."""
-
-    slot: str
-    lane: float
-    rail: bool
-    token: Token
-    starts: bool
-    mode: str = "bend"
-    at: float = 0.0  # x where it touches from above or below, or height from the middle at a side
+def routes(frame: Frame, plan: Plan, picture: Picture) -> list[Route]:
+    """The routes of a picture's links, but for those from what stands beside a box."""
+    ends = Approach(frame, plan, picture)
+    return [_route(ends, way) for way in ends.ways]
 
 
-@dataclass
-class Way:
-    """A link with the hops it runs along."""
+def _route(ends: Approach, way: Way) -> Route:
+    """All bends of one link."""
+    start, end = way.ends
+    points: list[tuple[float, Height]] = _leaving(ends, start)
+    for hop, following in zip(way.hops, way.hops[1:], strict=False):
+        points += _passing(ends, way, hop, following)
+    points += _meeting(ends, end)
+    text_at = None
+    if way.link.text:
+        row = ends.frame.rows[start.slot]
+        here = [x for x, height in points if isinstance(height, InCorridor) and height.corridor == row]
+        text_at = (row, here[-1] if here else start.lane, ends.plan.outward.get(way.hops[0], 1))
+    skip = way.hops[-1] in ends.plan.residuals
+    return Route(way.link, _joined(points), skip, text_at)
 
-    link: Link
-    hops: tuple[Hop, ...]
-    ends: list[End] = field(default_factory=list)
+
+def _leaving(ends: Approach, end: End) -> list[tuple[float, Height]]:
+    """From the box to its lane."""
+    row = ends.frame.rows[end.slot]
+    if end.mode == "side":
+        return [(_edge(ends, end), InRow(row, end.at)), (end.lane, InRow(row, end.at))]
+    if end.mode == "straight":
+        return [(end.at, Touch(end.slot, True))]
+    track = InCorridor(row, end.token)
+    return [(end.at, Touch(end.slot, True)), (end.at, track), (end.lane, track)]
 
 
-class Router:
-    """Finds the routes of one picture."""
+def _passing(ends: Approach, way: Way, hop: Hop, following: Hop) -> list[tuple[float, Height]]:
+    """Through a terminal, or through the place of a node that this picture lacks."""
+    vertex = hop.head if hop.head in ends.plan.x else following.tail
+    low, high = _rows(ends, vertex, hop, following)
+    x, before, after = ends.plan.x[vertex], ends.plan.lanes[hop], ends.plan.lanes[following]
+    net: Token = ("from", way.link.tail, way.link.port)
+    points: list[tuple[float, Height]] = []
+    if abs(before - x) > EXACT:
+        points += [(before, InCorridor(low - 1, net)), (x, InCorridor(low - 1, net))]
+    points.append((x, InRow(low)))
+    if abs(after - x) > EXACT:
+        points += [(x, InCorridor(high, net)), (after, InCorridor(high, net))]
+    return points
 
-    def __init__(self, frame: Frame, plan: Plan, picture: Picture):
-        self.frame, self.plan, self.picture = frame, plan, picture
-        self.ways = [self.way(link) for link in picture.links if frame.sides.get(link.tail) != link.head]
-        self.nets: dict[tuple[str, str], int] = {}
-        for way in (way for way in self.ways if way.link.status != "removed"):
-            net = (way.link.tail, way.link.port)
-            self.nets[net] = self.nets.get(net, 0) + 1
 
-    def way(self, link: Link) -> Way:
-        """A link's hops and its two ends."""
-        keys = self.frame.finest(link.key)
-        hops = tuple(hop for key in keys for hop in self.plan.paths[key])
-        first, last, sides = hops[0], hops[-1], self.plan.sides
-        net: Token = ("from", link.tail, link.port)
-        join: Token = ("to", link.head) if LOOKS[self.frame.items[link.head].kind].shape == "circle" else net
-        ends = [End(link.tail, self.plan.lanes[first], first in sides, net, True),
-                End(link.head, self.plan.lanes[last], last in sides, join, False)]  # fmt: skip
-        return Way(link, hops, ends)
+def _rows(ends: Approach, vertex: str, hop: Hop, following: Hop) -> tuple[int, int]:
+    """Rows of a vertex between two hops."""
+    level = hop.level if hop.head == vertex else following.level
+    return ends.plan.levels[level].rows[vertex]
 
-    def routes(self) -> list[Route]:
-        """Every link's route."""
-        for way in self.ways:
-            for end in way.ends:
-                self.straight(way, end)
-        self.sideways()
-        self.spread()
-        self.untangle()
-        return [self.route(way) for way in self.ways]
 
-    def straight(self, way: Way, end: End) -> None:
-        """Meet the box right where the lane is, if the lane lies over it."""
-        off = end.lane - self.plan.x[end.slot]
-        if not end.rail and abs(off) <= self.reach(end.slot) + EXACT:
-            end.mode, end.at = "straight", end.lane
+def _meeting(ends: Approach, end: End) -> list[tuple[float, Height]]:
+    """From its lane into the box."""
+    row = ends.frame.rows[end.slot]
+    if end.mode == "side":
+        return [(end.lane, InRow(row, end.at)), (_edge(ends, end), InRow(row, end.at))]
+    if end.mode == "straight":
+        return [(end.lane, Touch(end.slot, False))]
+    track = InCorridor(row - 1, end.token)
+    return [(end.lane, track), (end.at, track), (end.at, Touch(end.slot, False))]
 
-    def reach(self, slot: str) -> float:
-        """How far from its middle the box may be met from above or below."""
-        item = self.picture.items[slot]
-        return attach_width(LOOKS[item.kind].shape, item.width)
 
-    def sideways(self) -> None:
-        """Let lanes beside a box meet it at its side, where nothing stands between and there is room."""
-        asking: dict[tuple[str, int], list[End]] = {}
-        for way in self.ways:
-            for end in way.ends:
-                if end.mode == "bend" and self.may_turn(way, end):
-                    side = 1 if end.lane > self.plan.x[end.slot] else -1
-                    asking.setdefault((end.slot, side), []).append(end)
-        for (slot, _), ends in asking.items():
-            most = 1 if LOOKS[self.picture.items[slot].kind].shape in ("circle", "ellipse") else SIDE_MOST
-            ends.sort(key=lambda end: (not end.rail, self.distance(end)))
-            self.at_side(sorted(ends[:most], key=lambda end: (end.starts, self.distance(end) * (1 - 2 * end.starts))))
-
-    def distance(self, end: End) -> float:
-        """How far the lane is from the box."""
-        return abs(end.lane - self.plan.x[end.slot])
-
-    def at_side(self, ends: Sequence[End]) -> None:
-        """Lanes from below get the lower places, nearest first; lanes that go on upward the higher, nearest last."""
-        middle = (len(ends) - 1) / 2
-        for index, end in enumerate(ends):
-            end.mode, end.at = "side", (index - middle) * SIDE_STEP
-
-    def may_turn(self, way: Way, end: End) -> bool:
-        """Whether the side is free; a value that several nodes read forks above its box instead."""
-        item = self.picture.items[end.slot]
-        if LOOKS[item.kind].shape == "text" or self.distance(end) < item.width / 2 + ARROW + CORNER:
-            return False
-        if end.starts and not way.link.tied:
-            alone = self.nets.get((way.link.tail, way.link.port)) == 1
-            if end.rail or not alone or LOOKS[item.kind].shape == "circle":
-                return False
-        x = self.plan.x[end.slot]
-        return self.free(end.slot, min(x, end.lane - APART), max(x, end.lane + APART)) and not self.taken(way, end)
-
-    def taken(self, way: Way, end: End) -> bool:
-        """Whether another value passes the box's row on this lane."""
-        row = self.frame.rows[end.slot]
-        for other in self.ways:
-            same = (way.link.tail, way.link.port) == (other.link.tail, other.link.port)
-            low, high = (self.frame.rows[e.slot] for e in other.ends)
-            if not same and low < row < high and any(abs(e.lane - end.lane) < APART / 2 for e in other.ends):
-                return True
-        return False
-
-    def free(self, slot: str, left: float, right: float) -> bool:
-        """Whether a row is empty beside a box."""
-        row, around = self.frame.rows[slot], self.frame.around(slot)
-        for other, item in self.frame.items.items():
-            at = self.plan.x[other]
-            if (
-                other != slot
-                and self.frame.rows[other] == row
-                and at + item.width / 2 > left
-                and at - item.width / 2 < right
-            ):
-                return False
-        return not any(
-            low <= row <= high and self.plan.frames[c][0] < right and self.plan.frames[c][1] > left
-            for c, (low, high) in self.frame.spans.items() if c not in around
-        )  # fmt: skip
-
-    def spread(self) -> None:
-        """Give bends their places on the box: a value's own, apart from the others'."""
-        for starts in (True, False):
-            by_slot: dict[str, dict[Token, list[End]]] = {}
-            for end in (end for way in self.ways for end in way.ends if end.starts == starts and end.mode != "side"):
-                by_slot.setdefault(end.slot, {}).setdefault(end.token, []).append(end)
-            for slot, groups in by_slot.items():
-                self.spread_on(slot, groups)
-
-    def spread_on(self, slot: str, groups: Mapping[Token, list[End]]) -> None:
-        """Straight values keep their lane; the others are laid out evenly in the order of their lanes."""
-        order = sorted(groups, key=lambda token: (min(end.lane for end in groups[token]), token))
-        for index, token in enumerate(order):
-            fixed = [end.at for end in groups[token] if end.mode == "straight"]
-            even = self.plan.x[slot] + self.reach(slot) * (2 * (index + 1) / (len(order) + 1) - 1)
-            for end in groups[token]:
-                if end.mode == "bend":
-                    end.at = min(fixed, key=abs) if fixed and end.starts else even
-
-    def untangle(self) -> None:
-        """Move the bend of a line that comes in where another value leaves the box below, or move that one's."""
-        leaving = [(way, way.ends[0]) for way in self.ways if way.ends[0].mode == "bend"]
-        for way in self.ways:
-            begin, end = way.ends
-            if end.mode == "side" or (end.mode == "straight" and not self.short(way)):
-                continue
-            for other, start in leaving:
-                above = self.frame.rows[end.slot] - self.frame.rows[start.slot] == 1
-                same = (way.link.tail, way.link.port) == (other.link.tail, other.link.port)
-                if above and not same and abs(end.at - start.at) < APART:
-                    self.step_aside(end if self.reach(end.slot) else start)
-                    if self.short(way):
-                        begin.lane = end.lane = end.at
-
-    def short(self, way: Way) -> bool:
-        """Whether a line bends in the one corridor between its ends."""
-        begin, end = way.ends
-        return (
-            len(way.hops) == 1 and begin.mode == "bend" and self.frame.rows[end.slot] - self.frame.rows[begin.slot] == 1
-        )
-
-    def step_aside(self, end: End) -> None:
-        """Meet the box further to the side from which the lane comes; all of a value's lines together."""
-        x, reach = self.plan.x[end.slot], self.reach(end.slot)
-        at = min(max(end.at + (APART if end.lane > x else -APART), x - reach), x + reach)
-        for way in self.ways:
-            for other in way.ends:
-                if other.slot == end.slot and other.token == end.token and other.starts == end.starts:
-                    other.at = at if other.mode == "bend" or other is end else other.at
-
-    def route(self, way: Way) -> Route:
-        """All bends of one link."""
-        start, end = way.ends
-        points: list[tuple[float, Height]] = self.leaving(start)
-        for hop, following in zip(way.hops, way.hops[1:], strict=False):
-            points += self.passing(way, hop, following)
-        points += self.meeting(end)
-        text_at = None
-        if way.link.text:
-            row = self.frame.rows[start.slot]
-            here = [x for x, height in points if isinstance(height, InCorridor) and height.corridor == row]
-            text_at = (row, here[-1] if here else start.lane, self.plan.outward.get(way.hops[0], 1))
-        skip = way.hops[-1] in self.plan.residuals
-        return Route(way.link, _joined(points), skip, text_at)
-
-    def leaving(self, end: End) -> list[tuple[float, Height]]:
-        """From the box to its lane."""
-        row, x = self.frame.rows[end.slot], self.plan.x[end.slot]
-        if end.mode == "side":
-            half = self.picture.items[end.slot].width / 2
-            edge = x + half if end.lane > x else x - half
-            return [(edge, InRow(row, end.at)), (end.lane, InRow(row, end.at))]
-        if end.mode == "straight":
-            return [(end.at, Touch(end.slot, True))]
-        track = InCorridor(row, end.token)
-        return [(end.at, Touch(end.slot, True)), (end.at, track), (end.lane, track)]
-
-    def passing(self, way: Way, hop: Hop, following: Hop) -> list[tuple[float, Height]]:
-        """Through a terminal, or through the place of a node that this picture lacks."""
-        vertex = hop.head if hop.head in self.plan.x else following.tail
-        low, high = self.rows(vertex, hop, following)
-        x, before, after = self.plan.x[vertex], self.plan.lanes[hop], self.plan.lanes[following]
-        net: Token = ("from", way.link.tail, way.link.port)
-        points: list[tuple[float, Height]] = []
-        if abs(before - x) > EXACT:
-            points += [(before, InCorridor(low - 1, net)), (x, InCorridor(low - 1, net))]
-        points.append((x, InRow(low)))
-        if abs(after - x) > EXACT:
-            points += [(x, InCorridor(high, net)), (after, InCorridor(high, net))]
-        return points
-
-    def rows(self, vertex: str, hop: Hop, following: Hop) -> tuple[int, int]:
-        """Rows of a vertex between two hops."""
-        level = hop.level if hop.head == vertex else following.level
-        return self.plan.levels[level].rows[vertex]
-
-    def meeting(self, end: End) -> list[tuple[float, Height]]:
-        """From its lane into the box."""
-        row, x = self.frame.rows[end.slot], self.plan.x[end.slot]
-        lane = end.lane
-        if end.mode == "side":
-            half = self.picture.items[end.slot].width / 2
-            edge = x + half if lane > x else x - half
-            return [(lane, InRow(row, end.at)), (edge, InRow(row, end.at))]
-        if end.mode == "straight":
-            return [(lane, Touch(end.slot, False))]
-        track = InCorridor(row - 1, end.token)
-        return [(lane, track), (end.at, track), (end.at, Touch(end.slot, False))]
+def _edge(ends: Approach, end: End) -> float:
+    """Where a level line at a box's side meets its outline."""
+    item, x = ends.picture.items[end.slot], ends.plan.x[end.slot]
+    reach = side_of(LOOKS[item.kind].shape, item.width, end.at)
+    return x + reach if end.lane > x else x - reach
 
 
 def _joined(points: list[tuple[float, Height]]) -> list[tuple[float, Height]]:

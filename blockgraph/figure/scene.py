@@ -1,138 +1,20 @@
-"""A figure as placed shapes: boxes, wires, plates and words, in points with the origin at the bottom."""
+"""A picture in its frame as a scene: every item, link, cluster and text where it is drawn."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from blockgraph.figure import style
 from blockgraph.figure.arrange import Plan
 from blockgraph.figure.frame import Frame
+from blockgraph.figure.parts import MARKS, Box, Plate, Scene, Wire, WireKind, Words, meet
 from blockgraph.figure.picture import Item, Link, Picture, Status
 from blockgraph.figure.route import Route
-from blockgraph.figure.style import (
-    ADDED,
-    ARROW,
-    FAINT,
-    HEIGHT,
-    INK,
-    LABEL,
-    LOOKS,
-    SMALL,
-    TALL,
-    Kind,
-    Point,
-    Shape,
-)  # fmt: skip
-from blockgraph.figure.text import width
+from blockgraph.figure.style import Point, Shape
 from blockgraph.figure.tracks import Corridors, Heights, settled
 
-WireKind = Literal["flow", "skip", "weight", "removed", "rewired"]
-Rectangle = tuple[float, float, float, float]  # left, bottom, right, top
-Anchor = Literal["left", "middle", "right"]
-MARKS: Mapping[Status, str] = {"added": "+", "removed": "−", "changed": "≠"}
-PLATE_LIFT = 4.0
-INSET: Mapping[Shape, float] = {
-    "circle": -7,
-    "hexagon": 15,
-    "octagon": 12,
-    "ellipse": 13,
-    "invtrapezium": 16,
-}  # of marks
-LOW = {"residual": 20.0, "mask": 20.0, "position": 20.0, "input": 15.0, "output": 15.0}
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """One item in its place; x and y are its middle."""
-
-    slot: str
-    x: float
-    y: float
-    width: float
-    height: float
-    kind: Kind
-    label: str
-    sub: str = ""
-    status: Status = ""
-    about: str = ""
-    cluster: str = ""
-
-    @property
-    def shape(self) -> Shape:
-        """The shape of its role."""
-        return LOOKS[self.kind].shape
-
-    @property
-    def extent(self) -> Rectangle:
-        """The room it takes."""
-        half, high = self.width / 2, self.height / 2
-        return self.x - half, self.y - high, self.x + half, self.y + high
-
-
-@dataclass(frozen=True, slots=True)
-class Wire:
-    """One edge from box to box, with an arrowhead at its last point."""
-
-    tail: str
-    head: str
-    points: tuple[Point, ...]
-    kind: WireKind
-    net: tuple[str, str] = ("", "")
-
-    @property
-    def extents(self) -> list[Rectangle]:
-        """The room that each of its straight parts takes."""
-        pairs = pairwise(self.points)
-        return [(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)) for (x1, y1), (x2, y2) in pairs]
-
-
-@dataclass(frozen=True, slots=True)
-class Plate:
-    """The frame of a cluster; a stack's has copies behind it."""
-
-    slot: str
-    left: float
-    bottom: float
-    right: float
-    top: float
-    parent: str
-    repeat: int
-    title: str
-    status: Status = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """A line of text; y is its middle."""
-
-    x: float
-    y: float
-    text: str
-    size: float
-    anchor: Anchor = "middle"
-    bold: bool = False
-    colour: str = INK
-
-    @property
-    def extent(self) -> Rectangle:
-        """The room it takes, between the lowest and the highest of its letters."""
-        wide = width(self.text, self.size, self.bold)
-        left = self.x - {"left": 0.0, "middle": 0.5, "right": 1.0}[self.anchor] * wide
-        return left, self.y - 0.4 * self.size, left + wide, self.y + 0.4 * self.size
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Everything that a figure consists of, and the sentence that describes it to those who cannot see it."""
-
-    boxes: tuple[Box, ...]
-    wires: tuple[Wire, ...]
-    plates: tuple[Plate, ...]
-    words: tuple[Words, ...]
-    dots: tuple[Point, ...]
-    area: tuple[float, float, float, float]  # left, bottom, right, top
-    about: str = ""
-    notes: tuple[str, ...] = field(default=())
+PLATE_LIFT = 4.0  # from the middle of its lowest row to a plate's edge, so that its shadow has room
+MARK_INSET = 9.0  # of a comparison's sign from the left end of a box
+LEANING: Mapping[Shape, float] = {"circle": -7, "hexagon": 15, "octagon": 12, "ellipse": 13, "invtrapezium": 16}
+LOW = {"residual": 20.0, "mask": 20.0, "position": 20.0, "input": 15.0, "output": 15.0}  # heights
 
 
 def scene(
@@ -146,6 +28,7 @@ def scene(
         _beside(link, {b.slot: b for b in boxes}) for link in picture.links if frame.sides.get(link.tail) == link.head
     ]
     plates = [_plate(frame, plan, levels, picture, slot) for slot in frame.clusters if slot in picture.clusters]
+    plates += [_pile(box, frame.items[box.slot].cluster) for box in boxes if box.kind == "stack"]
     words = [*_marks(boxes), *_titles(plates), *_texts(routes, levels, boxes, wires)]
     left, right = plan.extent
     notes = picture.notes + frame.notes + (("some parts in plain layers",) if plan.plain else ())
@@ -160,7 +43,7 @@ def scene(
 
 def _box(item: Item, frame: Frame, plan: Plan, levels: Heights) -> Box:
     row = frame.rows[item.slot]
-    tallest = TALL if levels.height[row] >= TALL else HEIGHT
+    tallest = style.TALL if levels.height[row] >= style.TALL else style.HEIGHT
     height = min(tallest, LOW.get(item.kind, tallest)) if not item.sub else tallest
     x, y = plan.x[item.slot], levels.middle[row]
     return Box(
@@ -199,6 +82,12 @@ def _plate(frame: Frame, plan: Plan, levels: Heights, picture: Picture, slot: st
     return Plate(slot, left, bottom, right, top, parent, cluster.repeat, cluster.title, _common(picture, slot))
 
 
+def _pile(box: Box, parent: str) -> Plate:
+    """The plate behind the box of a stack of several blocks, without a title."""
+    left, bottom, right, top = box.extent
+    return Plate(f"{box.slot}\npile", left, bottom, right, top, parent, 2, "", box.status)
+
+
 def _common(picture: Picture, slot: str) -> Status:
     """What a comparison says of all that stands in a cluster, if it says the same of all."""
     said = {item.status for item in picture.items.values() if item.cluster == slot}
@@ -210,42 +99,45 @@ def _marks(boxes: Iterable[Box]) -> list[Words]:
     marks = []
     for box in boxes:
         if box.status in MARKS:
-            colour = FAINT if box.status == "removed" else ADDED
-            x = box.x - box.width / 2 + INSET.get(box.shape, 9)
+            colour = style.FAINT if box.status == "removed" else style.ADDED
+            x = box.x - box.width / 2 + LEANING.get(box.shape, MARK_INSET)
             y = box.y + 8 if box.shape == "circle" else box.y
-            marks.append(Words(x, y, MARKS[box.status], LABEL + 1, bold=True, colour=colour))
+            marks.append(Words(x, y, MARKS[box.status], style.LABEL + 1, bold=True, colour=colour))
     return marks
 
 
 def _titles(plates: Iterable[Plate]) -> list[Words]:
     words = []
-    for plate in plates:
-        words.append(Words(plate.left + 9, plate.top - 10, plate.title, LABEL, "left", bold=True))
+    for plate in (plate for plate in plates if plate.title):
+        words.append(Words(plate.left + 9, plate.top - 10, plate.title, style.LABEL, "left", bold=True))
         if plate.repeat:
-            words.append(Words(plate.right - 9, plate.top - 11, f"× {plate.repeat}", LABEL + 2, "right", bold=True))
+            words.append(
+                Words(plate.right - 9, plate.top - 11, f"× {plate.repeat}", style.LABEL + 2, "right", bold=True)
+            )
     return words
 
 
 def _texts(routes: Iterable[Route], levels: Heights, boxes: Sequence[Box], wires: Sequence[Wire]) -> list[Words]:
-    """Names and shapes beside the links, once for each value, on the side where nothing is in the way."""
-    words: dict[tuple[str, str], Words] = {}
-    taken = [rectangle for box in boxes for rectangle in [box.extent]] + [s for wire in wires for s in wire.extents]
+    """Names and shapes beside the links, once for each value; a shape for which there is no room is left out."""
+    words: dict[tuple[str, str], Words | None] = {}
+    taken = [box.extent for box in boxes] + [part for wire in wires for part in wire.extents]
     for route in sorted(routes, key=lambda route: route.link.status == "removed"):
-        if route.text_at and (route.link.tail, route.link.port) not in words:
-            corridor, x, side = route.text_at
-            size = SMALL + 1 if route.link.label else SMALL
-            choices = [
-                Words(x + 4 * way, levels.band(corridor), route.link.text, size, "left" if way > 0 else "right")
-                for way in (side, -side)
-            ]
-            best = min(choices, key=lambda choice: sum(_meet(choice.extent, other) for other in taken))
-            words[route.link.tail, route.link.port] = best
-            taken.append(best.extent)
-    return list(words.values())
+        value = (route.link.tail, route.link.port)
+        if route.text_at and value not in words:
+            clear = (c for c in _choices(route, levels) if not any(meet(c.extent, other) for other in taken))
+            words[value] = found = next(clear, None)
+            taken += [found.extent] if found else []
+    return [found for found in words.values() if found]
 
 
-def _meet(one: Rectangle, other: Rectangle) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _choices(route: Route, levels: Heights) -> Iterator[Words]:
+    """Where a link's text may stand, best first: outside, inside, and without the shape."""
+    assert route.text_at is not None
+    corridor, x, side = route.text_at
+    size = style.SMALL + 1 if route.link.label else style.SMALL
+    for text in dict.fromkeys((route.link.text, route.link.label)):
+        for way in (side, -side) if text else ():
+            yield Words(x + 4 * way, levels.band(corridor), text, size, "left" if way > 0 else "right")
 
 
 def _dots(wires: Iterable[Wire]) -> tuple[Point, ...]:
@@ -274,47 +166,3 @@ def _directions(point: Point, one: Point, other: Point) -> set[Point]:
 
 def _sign(value: float) -> float:
     return 0.0 if abs(value) < 0.01 else 1.0 if value > 0 else -1.0
-
-
-def moved(scene: Scene, dx: float, dy: float, prefix: str = "") -> Scene:
-    """The scene somewhere else, with other slots so that it can stand beside its like."""
-
-    def at(points: Iterable[Point]) -> tuple[Point, ...]:
-        return tuple((x + dx, y + dy) for x, y in points)
-
-    left, bottom, right, top = scene.area
-    return replace(
-        scene,
-        boxes=tuple(
-            replace(b, slot=prefix + b.slot, x=b.x + dx, y=b.y + dy, cluster=prefix + b.cluster) for b in scene.boxes
-        ),
-        wires=tuple(
-            replace(w, tail=prefix + w.tail, head=prefix + w.head, points=at(w.points)) for w in scene.wires
-        ),
-        plates=tuple(
-            replace(p, slot=prefix + p.slot, parent=prefix + p.parent if p.parent else "", left=p.left + dx,
-                    right=p.right + dx, bottom=p.bottom + dy, top=p.top + dy) for p in scene.plates
-        ),
-        words=tuple(replace(w, x=w.x + dx, y=w.y + dy) for w in scene.words),
-        dots=at(scene.dots),
-        area=(left + dx, bottom + dy, right + dx, top + dy),
-    )  # fmt: skip
-
-
-def two_lines(box: Box) -> tuple[Words, Words]:
-    """The label of a box with a second line, and that line."""
-    colour = FAINT if box.status == "removed" else INK
-    y = box.y - 2 if box.shape in ("cylinder", "house", "box3d") else box.y
-    return (
-        Words(box.x, y + 5, box.label, LABEL, colour=colour),
-        Words(box.x, y - 6, box.sub, SMALL, colour=colour),
-    )
-
-
-def shortened(points: Sequence[Point]) -> tuple[tuple[Point, ...], Point]:
-    """A wire's points with its end drawn back by the arrowhead, and the arrow's tip."""
-    (x1, y1), tip = points[-2], points[-1]
-    length = abs(tip[0] - x1) + abs(tip[1] - y1)
-    share = max(0.0, 1 - ARROW / length) if length else 0.0
-    back = (x1 + (tip[0] - x1) * share, y1 + (tip[1] - y1) * share)
-    return (*points[:-1], back), tip

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from blockgraph.figure.parts import MARKS, Box, Scene, Words, moved
 from blockgraph.figure.picture import Status
-from blockgraph.figure.scene import MARKS, Box, Scene, Words, moved
 from blockgraph.figure.style import LOOKS, SMALL, SUBTITLE, TITLE
 from blockgraph.figure.text import clean, width
 

@@ -51,7 +51,7 @@ LOOKS: Mapping[Kind, Look] = {
     "scale": Look("invtrapezium", "#F6BE98", "#9A3D00", 104, "scale"),
     "weight": Look("cylinder", "#ECECEC", "#5A5A5A", 84, "weight"),
     "embedding": Look("box3d", "#9CC4E4", "#004E7C", 104, "embedding"),
-    "stack": Look("box", "#FCFCFC", "#4D4D4D", 120, "layers"),
+    "stack": Look("box", "#FCFCFC", "#4D4D4D", 120, "layers or a group"),
     "input": Look("text", PAPER, INK, 20, "input"),
     "output": Look("text", PAPER, INK, 20, "output"),
 }
@@ -93,6 +93,19 @@ def edge_of(shape: Shape, width: float, height: float, x: float) -> tuple[float,
         if x1 != x2 and min(x1, x2) <= x <= max(x1, x2)
     ]
     return min(crossed), max(crossed)
+
+
+def side_of(shape: Shape, width: float, dy: float) -> float:
+    """How far from its middle a shape of usual height reaches to the side, at `dy` above its middle."""
+    if shape in ("circle", "ellipse"):
+        return width / 2
+    points = corners(shape, width, HEIGHT)
+    crossed = [
+        x1 + (dy - y1) / (y2 - y1) * (x2 - x1)
+        for (x1, y1), (x2, y2) in zip(points, points[1:] + points[:1], strict=True)
+        if y1 != y2 and min(y1, y2) <= dy <= max(y1, y2)
+    ]
+    return max(crossed)
 
 
 def luminance(colour: str) -> float:

@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree
 
-from blockgraph.figure.scene import Scene
+from blockgraph.figure.parts import Scene
 
 SPACE = "http://www.w3.org/2000/svg"
 DRAWING = {"svg", "g", "title", "polygon", "polyline", "path", "ellipse", "text"}
@@ -39,7 +39,7 @@ def _name(parent: Element, title: Element, names: dict[str, str], scene: Scene) 
     if kind == "graph":
         title.text = scene.about
     elif kind == "cluster":
-        title.text = scene.plates[int(old.split("_")[1])].title
+        title.text = scene.plates[int(old.split("_")[1])].title or "layers"
     elif old in names:
         title.text = names[old]
     elif "->" in old:

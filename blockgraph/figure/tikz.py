@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from blockgraph.figure.dot import BEHIND, SHADOW_STEP
-from blockgraph.figure.scene import Box, Plate, Scene, Wire, WireKind, two_lines
+from blockgraph.figure.parts import Box, Plate, Scene, Wire, WireKind, two_lines
 from blockgraph.figure.style import (
     ADDED,
     CLUSTER_FILL,

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
+from blockgraph.figure.approach import Token
 from blockgraph.figure.frame import Frame
 from blockgraph.figure.picture import Picture
-from blockgraph.figure.route import Height, InCorridor, InRow, Route, Token, Touch
+from blockgraph.figure.route import Height, InCorridor, InRow, Route, Touch
 from blockgraph.figure.style import HEIGHT, LOOKS, TALL, edge_of
 
 TRACK, CLEAR = 8.0, 6.0  # between tracks, and between the ends of two lines on one

@@ -1,0 +1,91 @@
+"""Memory that FSDP2 takes on one of several ranks, beside the rank's shards."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blockgraph.kernels.base import GraphModule
+from blockgraph.ledger import GATHERED, GRADIENTS, REDUCED, Ledger, tensors
+
+REDUCE_BYTES = 4  # gradients are summed over the ranks, and kept, in fp32
+
+
+def shard(shape: Sequence[int], ranks: int) -> int:
+    """Entries of the largest shard of a tensor; FSDP2 cuts the first axis."""
+    return -(-prod(shape[:1]) // ranks) * prod(shape[1:])
+
+
+class Gathering:
+    """Weights of a model in the compute dtype, as FSDP2 gathers them: each unit for its turn, the rest for the step.
+
+    A unit is gathered into a flat buffer and from there into its weights, in the backward pass one unit ahead. Its
+    gradients are reduced once all are there, from one copy in fp32 that stays until that of the next unit. `again` says
+    that earlier micro-batches have left gradients, whole and in fp32, to which those of this one are added.
+    """
+
+    def __init__(
+        self, model: GraphModule, units: list[GraphModule], ledger: Ledger, ranks: int, dtype: torch.dtype, again: bool
+    ):
+        self.ledger, self.ranks, self.dtype, self.again = ledger, ranks, dtype, again
+        owner = {weight: number for number, unit in enumerate(units) for weight in unit.parameters()}
+        self.group: dict[Tensor, int] = {weight: owner.get(weight, len(units)) for weight in model.parameters()}
+        self.groups: list[list[Tensor]] = [[] for _ in range(len(units) + 1)]
+        for weight, group in self.group.items():
+            weight.data = weight.data.to(dtype)
+            self.groups[group].append(weight)
+        self.left = [len(group) for group in self.groups]
+        self.whole = [sum(weight.nbytes for weight in group) for group in self.groups]
+        for number, unit in enumerate(units):
+            unit.register_forward_pre_hook(partial(self._enter, number))
+            unit.register_forward_hook(partial(self._leave, number))
+        model.register_forward_hook(lambda *_: ledger.hold(GATHERED, self.whole[-1]))
+        self.kept = self._fp32(weight.numel() for weight in self.group) if again else 0
+        ledger.hold(GRADIENTS, self.kept)
+        ledger.hold(GATHERED, 2 * self.whole[-1])
+
+    def collect(self, weight: Tensor) -> None:
+        """A gradient is whole; with the last one of its group all are reduced."""
+        assert weight.grad is not None
+        self.ledger.move(weight.grad, REDUCED)
+        if self.again and self.dtype is torch.float32:
+            weight.grad = None  # autograd has added it to the one that is there
+        group = self.group[weight]
+        self.left[group] -= 1
+        if not self.left[group]:
+            self._reduce(group)
+
+    def _enter(self, unit: int, *_: Any) -> None:
+        """Before the first unit, what is outside them has just been gathered."""
+        for flat in (self.whole[-1], 0) if unit == 0 else (0,):
+            self.ledger.hold(GATHERED, flat + self.whole[-1] + 2 * self.whole[unit])
+
+    def _leave(self, unit: int, _unit: nn.Module, _inputs: Any, outputs: Any) -> None:
+        self.ledger.hold(GATHERED, self.whole[-1])
+        for tensor in tensors(outputs):
+            tensor.register_hook(partial(self._return, unit))  # type: ignore[no-untyped-call]
+
+    def _return(self, unit: int, *_: Any) -> None:
+        """A gradient has come back to a unit."""
+        self.ledger.hold(GATHERED, self.whole[-1] + sum(self.whole[max(0, unit - 1) : unit + 1]))
+
+    def _reduce(self, group: int) -> None:
+        is_unit, weights = group < len(self.groups) - 1, self.groups[group]
+        if self.again:
+            self._free(weights)
+        self.ledger.hold(GATHERED, self.whole[-1] + (self.whole[group - 1] if group else 0) if is_unit else 0)
+        whole = self._fp32(weight.numel() for weight in weights)
+        self.ledger.hold(REDUCED, whole)
+        self.kept += self._fp32(shard(weight.shape, self.ranks) for weight in weights) - (whole if self.again else 0)
+        self._free(weights)
+        self.ledger.hold(GRADIENTS, self.kept)
+
+    def _free(self, weights: list[Tensor]) -> None:
+        for weight in weights:
+            weight.grad = None
+
+    def _fp32(self, entries: Iterable[int]) -> int:
+        return REDUCE_BYTES * sum(entries)

@@ -1,0 +1,150 @@
+"""Figures: nothing collides, equal nodes stand at equal places, every format is well formed, drawing twice is equal."""
+
+import re
+import subprocess
+import xml.etree.ElementTree as ET
+from itertools import combinations
+
+import pytest
+from figure_laws import faults
+
+import blockgraph as bg
+from blockgraph.cli import main
+from blockgraph.compare import compare
+from blockgraph.drawing import Options, beside, changes, figure
+from blockgraph.errors import SpecError
+from blockgraph.figure import engine
+from blockgraph.figure.picture import Detail
+from blockgraph.figure.style import LOOKS
+from blockgraph.load import load
+
+BLOCKS = ["baseline", "soft_temp", "soft_cap", "soft_clip", "sigma_reparam", "layer_scale", "qk_norm", "qk_norm_cap",
+          "qkv_norm", "qk_fc_norm"]  # fmt: skip
+DETAILS = [Options(), Options(aligned=False), Options(Detail("names", cost=True)), Options(Detail("numbers"))]
+SHAPES_BY_HAND = """\
+block: forked
+dims: {d: 8}
+inputs: {x: [batch, seq, d], y: [batch, seq, d]}
+nodes:
+  a:    {op: linear, in: x, out: d}
+  gate: {op: silu, in: y}
+  both: {op: multiply, in: [a, gate]}
+  ff:
+    title: 'A "quoted" \\ title <script>alert(1)</script>'
+    nodes:
+      one: {op: linear, in: both, out: 2 * d}
+      act: {op: gelu}
+      two: {op: linear, out: d}
+  add:  {op: add, in: [x, ff, a]}
+outputs: {x: add, y: gate}
+"""
+
+
+@pytest.fixture
+def forked(tmp_path):
+    path = tmp_path / "forked.yaml"
+    path.write_text(SHAPES_BY_HAND)
+    return load(path)
+
+
+@pytest.mark.parametrize("options", DETAILS, ids=["plain", "compact", "shapes and cost", "numbers"])
+@pytest.mark.parametrize("name", [*BLOCKS, "gpt"])
+def test_nothing_collides_in_a_figure(name, options):
+    assert faults(figure(load(name), options)) == []
+
+
+@pytest.mark.parametrize(("a", "b"), [*(("baseline", name) for name in BLOCKS[1:]), ("soft_cap", "qkv_norm")])
+def test_nothing_collides_in_a_difference(a, b):
+    difference = compare(load(a), load(b))
+    assert faults(changes(difference)) == []
+    assert faults(beside(difference)) == []
+
+
+def test_nothing_collides_in_a_graph_that_is_no_transformer(forked):
+    assert faults(figure(forked)) == []
+
+
+@pytest.mark.parametrize(("a", "b"), list(combinations(BLOCKS, 2)))
+def test_the_same_node_stands_at_the_same_place_in_every_block(a, b):
+    one, other = ({box.slot: (box.x, box.y) for box in figure(load(name)).boxes} for name in (a, b))
+    both = {slot for slot in one if slot in other and not slot.startswith("legend")}
+    assert len(both) > 12
+    assert {slot: one[slot] for slot in both} == {slot: other[slot] for slot in both}
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".pdf", ".png", ".dot", ".mmd", ".tex"])
+def test_drawing_twice_gives_the_same_bytes(tmp_path, suffix):
+    one, two = (bg.render("qk_norm_cap", tmp_path / f"{name}{suffix}").read_bytes() for name in "ab")
+    assert one == two
+    assert len(one) > 500
+
+
+def test_svg_shows_every_label_and_nothing_active(tmp_path, forked):
+    text = bg.render(forked, tmp_path / "f.svg").read_text()
+    root = ET.fromstring(text)
+    tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert not tags & {"script", "foreignObject", "a", "image"}
+    assert not re.search(r"\son\w+=|href", text)
+    assert 'A "quoted" \\ title <script>alert(1)' in "".join(root.itertext())  # a long title is cut short
+    assert root.get("role") == "img"
+
+
+def test_tex_and_mermaid_escape_what_a_user_writes(tmp_path, forked):
+    tex = bg.render(forked, tmp_path / "f.tex").read_text()
+    bare = re.sub(r"\\[{}]", "", tex)
+    assert bare.count("{") == bare.count("}")
+    assert "<script>" not in bg.render(forked, tmp_path / "f.mmd").read_text()
+
+
+def test_a_difference_marks_what_was_added_removed_and_changed(tmp_path):
+    statuses = {box.slot: box.status for box in changes(compare(load("baseline"), load("qkv_norm"))).boxes}
+    assert {slot for slot, status in statuses.items() if status == "added"} >= {"attn.ln_q", "attn.ln_k", "attn.ln_v"}
+    assert "removed" in statuses.values()
+    other = tmp_path / "other.yaml"
+    other.write_text(bg.text(load("soft_cap")).replace("cap: 50", "cap: 30"))
+    assert str(compare(load("soft_cap"), load(other))).splitlines()[0].endswith("1 changed")
+
+
+def test_a_model_shows_its_stack_as_one_plate():
+    words = [words.text for words in figure(load("gpt")).words]
+    assert "× 24" in " ".join(words)
+
+
+def test_roles_differ_in_shape_or_clearly_in_grey():
+    def grey(colour: str) -> float:
+        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
+
+    alike = [
+        (a, b) for (a, x), (b, y) in combinations(LOOKS.items(), 2)
+        if x.shape == y.shape and x.shape != "text" and abs(grey(x.fill) - grey(y.fill)) < 0.1
+    ]  # fmt: skip
+    assert alike == []
+
+
+def test_without_graphviz_svg_says_what_to_install_and_texts_still_come(tmp_path, monkeypatch):
+    missing = subprocess.CompletedProcess([], engine.MISSING, b"", b"")
+    monkeypatch.setattr(engine, "_run", lambda *_: missing)
+    monkeypatch.setattr(engine.shutil, "which", lambda _: None)
+    with pytest.raises(SpecError) as told:
+        bg.render("baseline", tmp_path / "f.svg")
+    assert str(told.value) == (
+        f"{tmp_path}/f.svg: error: drawing svg needs Graphviz, which is not here; "
+        "`pip install pygraphviz` brings it, or install Graphviz; .dot, .mmd and .tex need neither"
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert [bg.render("baseline", tmp_path / f"f{suffix}").exists() for suffix in (".dot", ".mmd", ".tex")] == [
+        True
+    ] * 3
+
+
+def test_a_suffix_that_is_no_format_is_told(tmp_path, capsys):
+    assert main(["render", "baseline", "-o", str(tmp_path / "f.sgv")]) == 1
+    assert (
+        capsys.readouterr().err == f"{tmp_path}/f.sgv: error: '.sgv' is not a format of figures; did you mean '.svg'?\n"
+    )
+
+
+def test_a_notebook_shows_the_figure():
+    assert load("baseline")._repr_svg_().startswith("<svg")
+    assert bg.diff("baseline", "qk_norm")._repr_svg_().startswith("<svg")
