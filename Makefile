@@ -3,11 +3,12 @@
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test lint unit clean
+.PHONY: help demo test test-faults lint unit clean
 
 help:
 	@echo "make demo   train two blocks of the paper on real text; figures, curves and one HTML page (build/demo)"
 	@echo "make test   everything that CI runs"
+	@echo "make test-faults  the long forms of the tests that kill, cut and fill up (about a quarter of an hour)"
 	@echo "make clean  remove what these commands made"
 
 demo: $(READY)
@@ -23,6 +24,9 @@ lint: $(READY)
 
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
+
+test-faults: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/faults -s
 
 $(READY): pyproject.toml constraints.txt tools/venv.sh
 	sh tools/venv.sh

@@ -6,35 +6,47 @@ from pathlib import Path
 
 from blockgraph.errors import Place, Problem, SpecError
 
+LEFTOVER = ".*.tmp"  # what a process that was killed while it wrote may leave beside the target
+
 
 def write(path: str | Path, data: str | bytes) -> Path:
-    """Write beside the target and move into place; raises `SpecError` when the folder does not take it."""
-    path = Path(path)
-    content = data.encode() if isinstance(data, str) else data
+    """Write a file that the user asked for; raises `SpecError` when the folder does not take it."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        return save(Path(path), data)
     except OSError as error:
-        raise _refused(path, error) from None
+        message = f"cannot write the file: {error.strerror}"
+        raise SpecError([Problem(message, Place(str(path), 0))]) from None
+
+
+def save(path: Path, data: str | bytes) -> Path:
+    """Write beside `path` and move into place, so that a reader or a crash sees the old content or the new.
+
+    Raises `OSError` when the disk does not take it.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
-    except BaseException as error:
+    finally:
         Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _refused(path, error) from None
-        raise
+    sync(path.parent)
     return path
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a directory's entries, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _refused(path: Path, error: OSError) -> SpecError:
-    return SpecError([Problem(f"cannot write the file: {error.strerror}", Place(str(path), 0))])

@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from blockgraph.errors import Place, Problem, SpecError
+from blockgraph.files import sync
 from blockgraph.schema import Fields
-from runners.files import sync
 
 if TYPE_CHECKING:
     from runners.tokenizer import Tokenizer

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from blockgraph.files import sync
 from runners.cache import file_digest
-from runners.files import sync
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -127,11 +127,22 @@ class Checkpoints:
         for path in self._steps():
             fault = verify(path)
             if not fault:
-                return self.at(int(path.name.removeprefix("step-")))
+                return self.at(_step(path))
             aside = self._leftover(path, ".damaged")
             os.rename(path, aside)
             complain(f"{path} is damaged and passed over: {fault}; it is kept as {aside.name}")
         return None
+
+    def back_to(self, step: int, complain: Callable[[str], None]) -> Checkpoint | None:
+        """The newest good checkpoint of at most `step`, or else the oldest; those after it are removed."""
+        after = [path for path in self._steps() if path.name > _name(step)]
+        for path in after if len(after) < len(self._steps()) else after[:-1]:
+            self._remove(path)
+        return self.newest(complain)
+
+    def peek(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies; nothing is moved, for a run may be writing here."""
+        return next((self.at(_step(path)) for path in self._steps() if not verify(path)), None)
 
     def _steps(self) -> list[Path]:
         """Checkpoints, the newest first."""
@@ -167,6 +178,10 @@ def verify(path: Path) -> str:
         return f"{Path(error.filename).name}: {error.strerror}"
     except (ValueError, TypeError, AttributeError):
         return f"{MANIFEST} is not what was written"
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _name(step: int) -> str:

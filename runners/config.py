@@ -10,6 +10,13 @@ from runners.corpus import DataConfig
 from runners.tokenizer import TokenizerConfig
 
 
+class Spike(Fields):
+    """When a finite loss or gradient norm counts as a spike: far above the median of the last 128 accepted ones."""
+
+    z: float = Field(8.0, gt=0, allow_inf_nan=False, description="robust standard deviations above the median")
+    in_a_row: int = Field(0, ge=0, description="spikes in a row that end the run; 0: they are only counted")
+
+
 class Diverged(Fields):
     """When a finite loss counts as diverged: its smoothed value stays above a bound for a number of steps.
 
@@ -20,6 +27,16 @@ class Diverged(Fields):
     loss_above: float | None = Field(None, allow_inf_nan=False, description="bound, in nats; null: first loss + margin")
     margin: float = Field(1.0, ge=0, allow_inf_nan=False, description="nats above the loss of the first step")
     window: int = Field(50, ge=0, description="steps in a row above the bound that end the run; 0 turns the rule off")
+    spike: Spike = Field(Spike(), description="what counts as a spike, and whether spikes end a run")
+
+
+class Rollback(Fields):
+    """How `on_fault: rollback` goes back and which batches it passes over (PaLM, arXiv 2204.02311, section 5.1)."""
+
+    steps: int = Field(100, gt=0, description="steps to go back at least, where a kept checkpoint is that old")
+    before: int = Field(100, ge=0, description="batches passed over before the one at fault, of those trained on again")
+    after: int = Field(100, ge=0, description="batches passed over after the one at fault")
+    most: int = Field(3, ge=0, description="times a run goes back; the fault after that ends it")
 
 
 class Train(Fields):
@@ -38,6 +55,13 @@ class Train(Fields):
         "none", description="activations computed again in the backward pass: none, or all inside each block"
     )
     diverged: Diverged = Field(Diverged(), description="when a run counts as diverged and ends")
+    on_fault: Literal["stop", "skip", "rollback"] = Field(
+        "stop", description="at what is not finite: end; or, at a spike too, skip the update or go back and pass over"
+    )
+    skips: int = Field(
+        3, ge=0, description="updates in a row that `skip` leaves out; the fault after that ends the run"
+    )
+    rollback: Rollback = Field(Rollback(), description="how `rollback` goes back")
 
     @field_validator("micro_batch")
     @classmethod
@@ -112,6 +136,7 @@ class Log(Fields):
     probe: int = Field(50, gt=0, description="steps between two rows of the probes")
     evaluate: int = Field(100, gt=0, description="steps between two validations; the last step always has one")
     evaluate_tokens: int = Field(65_536, gt=0, description="held-out tokens of a validation, the same every time")
+    sinks: list[Literal["tensorboard", "wandb"]] = Field([], description="where the rows go too, by optional packages")
 
 
 class Checkpoint(Fields):

@@ -12,10 +12,10 @@ from typing import Literal, Self
 
 from pydantic import Field, RootModel, ValidationError, model_validator
 
+from blockgraph.files import save
 from blockgraph.schema import Fields
 from runners.cache import MANIFEST, digest, file_digest, made, refuse
 from runners.documents import Document, key_bound, read, reader, reading, sotu, speeches
-from runners.files import write_whole
 from runners.streaming import Stream
 
 HELD_OUT = 0.05  # of the documents of a source, where nothing else is asked for
@@ -238,7 +238,11 @@ def _hashes(paths: list[Path], kept: Path | None) -> list[str]:
     if not states.keys() <= known.keys():
         known = {state: known.get(state) or _hash(path) for state, path in states.items()}
         text = _Hashes(known).model_dump_json(indent=1)
-        made(kept, lambda folder: False, lambda fresh: write_whole(fresh / HASHES, text))
+
+        def write(fresh: Path) -> None:
+            save(fresh / HASHES, text)
+
+        made(kept, lambda folder: False, write)
     return [known[state] for state in states]
 
 

@@ -17,7 +17,7 @@ ABSENT = object()
 def refuse(run: RunFile, before: RunConfig, out: Path) -> None:
     """Raise `SpecError` with each key that alters the maths and differs from what the run was started with."""
     problems = Problems()
-    for key, old, new in changes(before.model_dump(by_alias=True), run.config.model_dump(by_alias=True)):
+    for key, old, new in changes(_resolved(before), _resolved(run.config)):
         if not allowed(key, old, new, run.config):
             message = f"{key} is {_told(new)}, but {out} was started with {_told(old)}"
             problems.add(message, run.place(key), _hint(key, old, new))
@@ -38,6 +38,13 @@ def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Itera
             yield from changes(before, after, f"{prefix}{key}.")
         elif before != after:
             yield f"{prefix}{key}", before, after
+
+
+def _resolved(config: RunConfig) -> dict[str, Any]:
+    """The keys of a run; a `micro_batch` of a whole batch is the default, whether it is written out or not."""
+    keys, train = config.model_dump(by_alias=True), config.train
+    micro_batch = None if train.micro == train.batch else train.micro
+    return keys | {"train": keys["train"] | {"micro_batch": micro_batch}}
 
 
 def _told(value: Any) -> str:

@@ -2,37 +2,67 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runners.files import write_whole
+from blockgraph.files import save
+from runners.sinks import Sink
 
 
 class Metrics:
-    """Appends rows to `metrics.jsonl`; opened at the step that a run continues from."""
+    """Appends rows to `metrics.jsonl`, and to each sink; opened at the step that a run continues from."""
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: Path, step: int, sinks: Sequence[Sink] = ()):
+        self.path, self.sinks = path, sinks
         if path.exists():
             _repair(path, step)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._file = self._opened()
 
     def append(self, row: dict[str, Any]) -> None:
         """Write a row in one piece, so that at most the last line of a killed run is torn."""
-        line = json.dumps(row).encode() + b"\n"
+        line = _line(row).encode()
         while line:  # a full disk may take a part before it refuses the rest
             line = line[os.write(self._file, line) :]
+        for sink in self.sinks:
+            sink.add(row)
+
+    def rewind(self, event: dict[str, Any]) -> None:
+        """Take out the rows after the step of `event` and write it in their place, at once or not at all.
+
+        What is taken out goes to `metrics.dropped.jsonl`.
+        """
+        with self.path.with_suffix(".dropped.jsonl").open("a") as dropped:
+            dropped.writelines(_line(row) for row in _objects(self.path) if row["step"] > event["step"])
+        os.close(self._file)
+        _repair(self.path, event["step"], event)
+        self._file = self._opened()
 
     def sync(self) -> None:
         """Wait until all rows are on the disk; a checkpoint promises the rows before it."""
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file and of the sinks."""
         os.close(self._file)
+        for sink in self.sinks:
+            sink.close()
+
+    def _opened(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a series; what a crash left of a line is passed over."""
+    """All whole rows of the logged steps; what a crash left of a line is passed over."""
+    return [row for row in _objects(path) if "event" not in row]
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    """What happened between two steps: each time that the run went back."""
+    return [row for row in _objects(path) if "event" in row]
+
+
+def _objects(path: Path) -> list[dict[str, Any]]:
     *lines, _ = path.read_bytes().split(b"\n")
     return [row for line in lines if (row := _row(line))]
 
@@ -45,8 +75,12 @@ def _row(line: bytes) -> dict[str, Any]:
     return row
 
 
-def _repair(path: Path, step: int) -> None:
-    """Drop a torn last line and the rows after `step`, which the run is about to write again."""
-    kept = "".join(json.dumps(row) + "\n" for row in rows(path) if row["step"] <= step)
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _repair(path: Path, step: int, *events: dict[str, Any]) -> None:
+    """Drop a torn last line and the rows after `step`, which the run is about to write again; then add `events`."""
+    kept = "".join(_line(row) for row in (*_objects(path), *events) if row["step"] <= step)
     if kept.encode() != path.read_bytes():
-        write_whole(path, kept)
+        save(path, kept)

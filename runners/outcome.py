@@ -5,15 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BAD_INPUT, DISK, STOPPED = 1, 74, 75
-RULES = {"non_finite": 70, "loss_above": 71}
+RULES = {"non_finite": 70, "loss_above": 71, "spike": 72}
 CODES = f"""exit codes:
   0   the run is finished
   1   the run file, the spec, the data or the directory is at fault
   2   wrong usage
   {RULES["non_finite"]}  diverged: a loss or a gradient norm was not finite
   {RULES["loss_above"]}  diverged: the loss stayed above the bound of train.diverged
+  {RULES["spike"]}  diverged: as many spikes in a row as train.diverged.spike or train.on_fault allow
   {DISK}  the disk is full or cannot be written; the last good checkpoint stands
-  {STOPPED}  stopped by Ctrl-C or SIGTERM; the same command goes on
+  {STOPPED}  stopped by Ctrl-C, SIGTERM or SIGUSR1; the same command goes on
 """
 
 

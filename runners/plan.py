@@ -16,7 +16,7 @@ from runners.launch import Launch
 from runners.progress import clock
 from runners.runfile import RunFile
 from runners.spec import graph_of
-from runners.train import _override
+from runners.train import override
 
 if TYPE_CHECKING:
     from runners.planning import Mode, Plan
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN.yaml", type=Path, help="the run file")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", type=_override, help="replace a key of the file")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", type=override, help="replace a key of the file")
     parser.add_argument("--nodes", metavar="N", type=_count, default=1, help="machines (default 1)")
     parser.add_argument("--gpus", metavar="N", type=_count, default=1, help="devices of each machine (default 1)")
     parser.add_argument("--device", choices=DEVICES, default="h100", help="kind of device (default h100)")

@@ -146,7 +146,7 @@ class _Steps:
         """A step's fullest micro-batch: the last, which finds gradients of those before it if there are any."""
         config, ranks = self.run.config, self.machines.shard if self.machines.ranks > 1 else None
         dtype = DTYPES[config.train.precision]
-        setting = Setting(config.data.seq, dtype, ranks, recompute, again, sharding._units)
+        setting = Setting(config.data.seq, dtype, ranks, recompute, again, sharding.units)
         try:
             return timeline(self.graph, loss_for(config.optim.z_loss, compiled=False), setting, self.micro)
         except (DataDependentOutputException, UnsupportedOperatorException) as error:

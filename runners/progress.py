@@ -1,5 +1,7 @@
 """What a run says while it runs: one live line on a terminal, plain lines elsewhere."""
 
+import os
+import sys
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -15,7 +17,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __init__(self, steps: int, console: Console | None = None):
         self.steps = steps
-        self.console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.console = console or _Unbroken(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._live = Live(console=self.console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Progress":
@@ -40,6 +42,29 @@ class Progress(AbstractContextManager["Progress"]):
     def _bar(self, step: int) -> str:
         done = BAR * step // self.steps
         return "━" * done + "╌" * (BAR - done)
+
+
+def say(line: str) -> None:
+    """Print a line on stdout, unless whoever read it has gone."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        _mute()
+
+
+class _Unbroken(Console):
+    """A console that falls silent when its reader goes, as `head` does, instead of ending the run."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _mute()
+
+
+def _mute() -> None:
+    """Send stdout nowhere, which also keeps Python from complaining when it flushes at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def clock(seconds: float) -> str:

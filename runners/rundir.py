@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from blockgraph.errors import Place, Problem, SpecError
-from runners.files import write_whole
+from blockgraph.files import LEFTOVER, save
 
 LOCK = "run.lock"
 RUN = "run.yaml"
 STATUS = "status.json"
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class RunDir:
     @property
     def metrics(self) -> Path:
         """The file of the series."""
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def started(self) -> bool:
@@ -43,7 +44,7 @@ class RunDir:
     def write(self, name: str, data: str | bytes) -> None:
         """Write a file whole, if this process is the one that writes."""
         if self.writes:
-            write_whole(self.path / name, data)
+            save(self.path / name, data)
 
     def set_status(self, state: str, step: int, **facts: Any) -> None:
         """Say how far the run is: running, finished, diverged, stopped or failed, with facts such as the reason.
@@ -70,6 +71,8 @@ def claim(path: Path) -> Iterator[RunDir]:
     made = not path.exists()
     lock = _lock(path)
     run = RunDir(path)
+    for leftover in path.glob(LEFTOVER):
+        leftover.unlink()
     try:
         if not run.started and any(entry.name != LOCK for entry in path.iterdir()):
             raise _refuse(path, "the directory holds something else than a run", "name another with --out")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from blockgraph.syntax import Mapping, Scalar, Sequence, Value, describe, parse_
 from runners.config import RunConfig
 
 COMMAND_LINE = Place("<command line>", 0)
+OF_TEXTS = ("data", "tokenizer")  # sections whose `path` names a file
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _named(text: Mapping, path: Path) -> Mapping:
 def _overridden(text: Mapping, override: str) -> Mapping:
     key, _, raw = override.partition("=")
     try:
-        value = _told_here(parse_value(raw)) if raw.strip() else Scalar(None, COMMAND_LINE)
+        value = _told_here(parse_value(raw), key.split(".")) if raw.strip() else Scalar(None, COMMAND_LINE)
     except SpecError as error:
         faults = (Problem(f"{override}: {problem.message}", COMMAND_LINE) for problem in error.problems)
         raise SpecError(faults) from None
@@ -96,15 +98,17 @@ def _put(text: Mapping, key: list[str], value: Value) -> Mapping:
     return replace(text, items=text.items | {head: value}, keys=keys)
 
 
-def _told_here(value: Value) -> Value:
-    """The value with the command line as the place of all that is in it."""
+def _told_here(value: Value, key: list[str]) -> Value:
+    """The value with the command line as the place of all that is in it; paths of texts start from here."""
     match value:
+        case Scalar(value=str(word)) if key[0] in OF_TEXTS and key[-1] == "path":
+            return Scalar(str(Path.cwd() / word), COMMAND_LINE, value.raw)
         case Scalar():
             return replace(value, place=COMMAND_LINE)
         case Sequence():
-            return Sequence(tuple(map(_told_here, value.items)), COMMAND_LINE)
+            return Sequence(tuple(map(_told_here, value.items, repeat(key))), COMMAND_LINE)
         case Mapping():
-            items = {key: _told_here(item) for key, item in value.items.items()}
+            items = {name: _told_here(item, [*key, name]) for name, item in value.items.items()}
             return Mapping(items, dict.fromkeys(items, COMMAND_LINE), COMMAND_LINE)
 
 

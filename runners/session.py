@@ -28,6 +28,7 @@ from runners.progress import Progress
 from runners.rundir import RUN, RunDir
 from runners.runfile import RunFile, to_yaml
 from runners.saver import Saver
+from runners.sinks import opened
 from runners.spec import graph_of
 from runners.speed import Pace, keep_memory, matmul_peak
 from runners.stop import Stop
@@ -70,7 +71,7 @@ def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: St
             checkpoints.require(STATE_BYTES * trainer.count)
         _describe(run, directory, inputs, trainer)
         saver = Saver(checkpoints, world, run.config.checkpoint.background, saved.step if saved else 0)
-        with _metrics(directory, saved) as metrics, closing(saver), _progress(trainer) as progress:
+        with _metrics(run, directory, saved) as metrics, closing(saver), _progress(trainer) as progress:
             _announce(run, inputs, trainer, progress)
             pace = _pace(run, inputs, trainer)
             progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
@@ -105,8 +106,8 @@ def _inputs(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
 def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
     """The newest good checkpoint; one process looks for it and verifies it, the others are told its step."""
     found = checkpoints.newest(lambda fault: print(f"warning: {fault}", file=sys.stderr)) if world.leads else None
-    step = world.most(found.step if found else 0)
-    return checkpoints.at(step) if step else None
+    step = world.most(found.step if found else -1)
+    return checkpoints.at(step) if step >= 0 else None
 
 
 def _refuse_others(run: RunFile, directory: RunDir, saved: Checkpoint, inputs: Inputs) -> None:
@@ -141,10 +142,11 @@ def _trainer(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     return Trainer(model, run.config, inputs.data, world, compiled)
 
 
-def _metrics(directory: RunDir, saved: Checkpoint | None) -> AbstractContextManager[Metrics]:
+def _metrics(run: RunFile, directory: RunDir, saved: Checkpoint | None) -> AbstractContextManager[Metrics]:
     """The series of a run; of a process that does not write, nowhere."""
-    path = directory.metrics if directory.writes else Path(os.devnull)
-    return closing(Metrics(path, saved.step if saved else 0))
+    if not directory.writes:
+        return closing(Metrics(Path(os.devnull), 0))
+    return closing(Metrics(directory.metrics, saved.step if saved else 0, opened(run, directory)))
 
 
 def _progress(trainer: Trainer) -> Progress:
@@ -195,13 +197,13 @@ def _run(loop: Loop, directory: RunDir, stop: Stop) -> Outcome:
         outcome = loop.run(stop)
     except KeyboardInterrupt:
         loop.saver.close()
-        outcome = Outcome("stopped", loop.saver.saved, {"reason": "at once"})
+        outcome = Outcome("stopped", loop.saver.saved, {"reason": "at once"} | loop.counts)
     except BaseException as error:
         with suppress(OSError):
             directory.set_status("failed", loop.done, reason=f"{type(error).__name__}: {error}")
         raise
     if outcome.state == "finished" and directory.writes:
         last = rows(directory.metrics)[-1]
-        outcome = Outcome(outcome.state, outcome.step, {key: last[key] for key in REPORTED})
+        outcome = Outcome(outcome.state, outcome.step, {key: last[key] for key in REPORTED} | outcome.facts)
     directory.set_status(outcome.state, outcome.step, **outcome.facts)
     return outcome

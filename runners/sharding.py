@@ -38,11 +38,11 @@ def _shard(model: GraphModule, config: Train, world: World) -> None:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     policy = MixedPrecisionPolicy(param_dtype=DTYPES[config.precision], reduce_dtype=float32)
-    for unit in (*_units(model), model):
+    for unit in (*units(model), model):
         fully_shard(unit, mesh=world.mesh, mp_policy=policy)
 
 
-def _units(model: GraphModule) -> list[GraphModule]:
+def units(model: GraphModule) -> list[GraphModule]:
     """The blocks, unless they share parameters: those have to be gathered together."""
     names = list(model.named_parameters(remove_duplicate=False))
     return model.blocks() if len(names) == len({id(parameter) for _, parameter in names}) else []

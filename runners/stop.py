@@ -1,11 +1,11 @@
-"""Ctrl-C and SIGTERM as a wish that the loop grants between two steps."""
+"""Ctrl-C, SIGTERM and SIGUSR1 as a wish that the loop grants between two steps."""
 
 import signal
 from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop(AbstractContextManager["Stop"]):

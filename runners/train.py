@@ -10,9 +10,10 @@ from pathlib import Path
 from blockgraph.commands.common import add_ops, own_ops
 from blockgraph.errors import SpecError
 from blockgraph.op import Op
-from runners import drift, runfile
+from runners import drift, runfile, sinks
 from runners.launch import Launch, launched
 from runners.outcome import BAD_INPUT, CODES, DISK, STOPPED, Outcome
+from runners.progress import say
 from runners.rundir import RUN, RunDir, claim
 from runners.runfile import RunFile
 from runners.spec import graph_of
@@ -20,7 +21,7 @@ from runners.stop import Stop
 
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EFBIG}
 DESCRIPTION = """Compile the model of a run file and train it. The same command goes on where it stopped, bit for bit:
-after Ctrl-C, SIGTERM, a crash or a full disk. Under torchrun the state is sharded over all processes."""
+after Ctrl-C, SIGTERM, SIGUSR1, a crash or a full disk. Under torchrun the state is sharded over all processes."""
 EXAMPLE = """example:
   blockgraph train specs/runs/demo.yaml set.block=soft_cap optim.lr=1e-2 --out runs/soft_cap
   torchrun --standalone --nproc-per-node 8 -m runners.train specs/runs/demo.yaml
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN.yaml", type=Path, help="the run file")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", type=_override, help="replace a key of the file")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", type=override, help="replace a key of the file")
     parser.add_argument("--out", metavar="DIR", type=Path, help="directory of the run (default: runs/NAME)")
     add_ops(parser)
     return parser
@@ -71,7 +72,8 @@ def _keep(fault: object) -> None:
     """Leave it to the first process to tell what all of them find."""
 
 
-def _override(word: str) -> str:
+def override(word: str) -> str:
+    """A `key=value` of the command line; raises what argparse tells as wrong usage."""
     key, equals, _ = word.partition("=")
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"expected key=value, found '{word}'")
@@ -81,6 +83,7 @@ def _override(word: str) -> str:
 def _train(options: argparse.Namespace, launch: Launch, tell: Callable[[object], None]) -> int:
     run = runfile.load(options.run, options.overrides)
     launch.refuse(run)
+    sinks.require(run)
     ops = own_ops(options.ops)
     graph_of(run, ops)
     out = options.out or Path("runs", run.config.run)
@@ -103,7 +106,7 @@ def _train_in(out: Path, run: RunFile, ops: Mapping[str, type[Op]], launch: Laun
 
             outcome = train(run, ops, directory, stop, launch)
     if launch.leads:
-        print(f"{out}: {outcome}")
+        say(f"{out}: {outcome}")
     return outcome.code
 
 

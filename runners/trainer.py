@@ -1,7 +1,7 @@
 """Model, optimiser and data of a run, and the one way a step is taken."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -37,9 +37,9 @@ class Step:
 
 
 class Trainer:
-    """Takes steps; step `n` is a function of the state after step `n - 1`, the seed and `n` alone.
+    """Takes steps; a step is a function of the state before it, the seed, its number and the index of its batch.
 
-    The data of a step follow from its number, and so do random draws, so that a checkpoint needs neither. Each
+    The data follow from that index, and random draws from the number, so that a checkpoint needs neither. Each
     process takes its share of every batch, in the order of the ranks, so what is learned does not follow from theirs.
     """
 
@@ -47,19 +47,25 @@ class Trainer:
         model.compute_dtype = DTYPES[config.train.precision]
         self.model, self.config, self.world = model, config, world
         self.train, self.validation = data.train.shuffled(config.train.seed), data.validation
-        self.optimizer = optim.make(model, model.weights, config.optim)
+        self.optimizer = optim.make(model, model.weights, config.optim, compiled)
         self.parameters = dict(model.named_parameters())
         self.loss = loss_for(config.optim.z_loss, compiled)
 
-    def step(self, number: int) -> Step:
-        """Take step `number`, counted from 1, unless its loss or gradient is not finite."""
+    def step(
+        self, number: int, batch: int | None = None, accepts: Callable[[Step], bool] = lambda step: not step.fault
+    ) -> Step:
+        """Measure step `number`, counted from 1, and take it if `accepts` agrees.
+
+        `batch` is the index of its batch in the data, `number - 1` where no batch was passed over.
+        """
         torch.manual_seed(self.config.train.seed << 32 | number)
-        losses, norm = self._backward(number).double(), optim.grad_norm(self.parameters.values()).double()
+        losses = self._backward(number - 1 if batch is None else batch).double()
+        norm = optim.grad_norm(self.parameters.values()).double()
         # One message for all that is summed over the processes; of each shard there are `copies`.
         loss, z_loss, square = self.world.sum(torch.stack([*losses, norm.square() / self.world.copies]))
         norm = square.sqrt().float()
         step = Step(number, loss.item(), z_loss.item(), norm.item())
-        if not step.fault:
+        if accepts(step):
             self._update(number, norm)
         self.optimizer.zero_grad()
         return step
@@ -118,11 +124,11 @@ class Trainer:
         known = {id(parameter): name for name, parameter in self.parameters.items()}
         return [known[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def _backward(self, number: int) -> Tensor:
+    def _backward(self, index: int) -> Tensor:
         """Gradients of the whole batch, gathered over its micro-batches; the losses of this process's share of it."""
         batch, z_loss, world = self.config.train.batch, self.config.optim.z_loss, self.world
         share = batch // world.size
-        first = (number - 1) * batch + share * world.rank
+        first = index * batch + share * world.rank
         total = torch.zeros(2, device=world.device)
         for start in range(0, share, self.config.train.micro):
             count = min(self.config.train.micro, share - start)

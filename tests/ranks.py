@@ -90,10 +90,10 @@ def _work(rank: int, size: int, run: Path, jobs: list[Job], ports: list[int]) ->
 
 
 def _stopping(step: Callable[..., Any], at: int) -> Callable[..., Any]:
-    def stopped(self: Trainer, number: int) -> Any:
+    def stopped(self: Trainer, number: int, *rest: Any) -> Any:
         if number == at:
             os.kill(os.getpid(), 15)
-        return step(self, number)
+        return step(self, number, *rest)
 
     return stopped
 

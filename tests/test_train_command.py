@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from train_case import series, train, write_case
 
-from runners import files, runfile, session, speed
+from blockgraph import files
+from runners import runfile, session, speed
 from runners import train as command
 from runners.metrics import rows
 from runners.progress import Progress, clock
@@ -194,7 +195,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("override", "told"), MISTAKES.items())
 def test_mistakes_are_one_line_and_leave_nothing_behind(tmp_path, tiny, capfd, override, told):
     assert train(tiny, tmp_path / "run", override) == 1
-    assert capfd.readouterr().err == f"{told}\n".replace("none.txt", f"{tiny.parent}/none.txt")
+    assert capfd.readouterr().err == f"{told}\n".replace("none.txt", f"{Path.cwd()}/none.txt")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,7 +223,7 @@ def test_help_shows_an_example_and_every_exit_code(capsys):
     told = capsys.readouterr().out
     assert error.value.code == 0
     assert "blockgraph train specs/runs/demo.yaml" in told
-    assert all(f"  {code:<4}" in told for code in (0, 1, 2, 70, 71, 74, 75))
+    assert all(f"  {code:<4}" in told for code in (0, 1, 2, 70, 71, 72, 74, 75))
 
 
 def test_a_mistake_is_told_before_torch_is_imported(tmp_path, tiny):
@@ -246,6 +247,16 @@ def test_paths_of_a_run_file_start_from_its_folder_and_those_typed_from_here(tmp
     assert train(tiny.parent / "own.yaml", Path("a"), "train.steps=4") == 0
     Path("here.yaml").write_text(shipped()["qk_norm"].read_text())
     assert train(tiny, Path("b"), "train.steps=4", "set.block=./here.yaml") == 0
+
+
+def test_texts_and_tokenizers_typed_on_the_command_line_start_from_here(tmp_path, tiny, finished, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("here.txt").write_text((tiny.parent / "words.txt").read_text())
+    Path("here.model").write_bytes((finished / "tokenizer.model").read_bytes())
+    typed = ("data.train=[{path: here.txt}]", "tokenizer={path: here.model}", "train.steps=4")
+    assert train(tiny, Path("run"), *typed) == 0
+    run = runfile.load("run/run.yaml").config
+    assert (run.data.train[0].path, run.tokenizer.path) == (f"{tmp_path}/here.txt", f"{tmp_path}/here.model")
 
 
 def test_compiling_is_decided_in_words():
@@ -275,5 +286,5 @@ def test_whole_files_are_on_the_disk_before_they_are_named(tmp_path, monkeypatch
     monkeypatch.setattr(os, "fsync", lambda handle: order.append("sync"))
     real = os.replace
     monkeypatch.setattr(os, "replace", lambda *names: (order.append("rename"), real(*names)))
-    files.write_whole(tmp_path / "a", b"1")
+    files.save(tmp_path / "a", b"1")
     assert order == ["sync", "rename", "sync"]

@@ -46,10 +46,10 @@ def at_step(monkeypatch, number, act):
     """Do something in the middle of a step."""
     real = Trainer.step
 
-    def step(self, n):
+    def step(self, n, *rest):
         if n == number:
             act()
-        return real(self, n)
+        return real(self, n, *rest)
 
     monkeypatch.setattr(Trainer, "step", step)
 
@@ -126,15 +126,26 @@ def test_kill_9_changes_no_bit(tmp_path, tiny):
     assert_same(tmp_path / "run", tmp_path / "straight")
 
 
-def test_sigterm_to_the_process_saves_and_exits_75(tmp_path, tiny):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_process_saves_and_exits_75(tmp_path, tiny, number):
     process = start(tiny, tmp_path / "run", "train.steps=100000")
     rows = tmp_path / "run" / "metrics.jsonl"
     wait_for(lambda: rows.exists() and rows.read_bytes().count(b"\n") > 5, process)
-    process.terminate()
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (75, "")
-    assert "stopped (SIGTERM); the same command goes on after step" in out
+    assert f"stopped ({number.name}); the same command goes on after step" in out
     assert state(tmp_path / "run")
+
+
+def test_a_run_goes_on_when_the_reader_of_its_lines_goes_away(tmp_path, tiny, straight):
+    process = start(tiny, tmp_path / "run")
+    process.stdout.readline()
+    process.stdout.close()
+    with process.stderr:
+        err = process.stderr.read()
+    assert (process.wait(), err) == (0, "")
+    assert_same(tmp_path / "run", straight())
 
 
 def killed_at(monkeypatch, module, name, number):
@@ -219,6 +230,16 @@ def test_intervals_may_change_on_the_way(tmp_path, tiny, straight, monkeypatch):
         train(tiny, out)
     assert train(tiny, out, "log.every=5", "checkpoint.every=50", "checkpoint.keep=3") == 0
     torch.testing.assert_close(state(out), state(straight()), rtol=0, atol=0)
+
+
+def test_what_a_kill_left_beside_a_file_stops_nobody(tmp_path, tiny, straight):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".run.yaml.x1y2.tmp").write_text("run: ti")
+    (out / "run.lock").touch()
+    assert train(tiny, out) == 0
+    assert_same(out, straight())
+    assert not list(out.glob(".*"))
 
 
 @pytest.fixture
