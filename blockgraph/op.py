@@ -10,6 +10,7 @@ from pydantic import Field
 
 from blockgraph.dims import Number, Size
 from blockgraph.fields import ONE, Init, InitField, Multiplier
+from blockgraph.probe import Probe
 from blockgraph.schema import Fields
 from blockgraph.types import Flow, Type
 
@@ -71,6 +72,7 @@ class Op(Fields):
     weights: ClassVar[tuple[str, ...]] = ()  # parameters that a spec may wire from elsewhere
     of_weight: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing once those are wired
     outputs: ClassVar[tuple[str, ...]] = ("out",)
+    keeps_length: ClassVar[bool] = False  # of each vector on the last axis, as a rotation does
 
     def infer(self, *inputs: Any) -> Type | dict[str, Type]:
         """Types of the outputs from the types of the inputs; its argument names are the op's ports.
@@ -102,6 +104,15 @@ class Op(Fields):
 
     def on_step(self, site: Site, *ports: Any, **tensors: Any) -> str:
         """Statements to run after every optimiser step, outside autograd, a line each; `ports` is empty."""
+        return ""
+
+    def probes(self, *inputs: Any) -> tuple[Probe, ...]:
+        """What a run can record of a node, from the types of its inputs."""
+        return ()
+
+    # Any, as in `lower`.
+    def factor(self, **tensors: Any) -> str:
+        """Text of the factor that each feature of the output has been multiplied by; empty where there is none."""
         return ""
 
     def ports_out(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import blockgraph
 from blockgraph import canonical
 from blockgraph.errors import Place, Problem, Problems
 from blockgraph.graph import Graph
+from blockgraph.model import Model
 from blockgraph.op import Op
 from runners import cache, sharding, shards, tokenizer
 from runners.checkpoint import Checkpoint, Checkpoints
@@ -25,9 +26,11 @@ from runners.loop import Loop
 from runners.metrics import Metrics, rows
 from runners.outcome import Outcome
 from runners.progress import Progress
+from runners.recorder import Recorder
 from runners.rundir import RUN, RunDir
 from runners.runfile import RunFile, to_yaml
 from runners.saver import Saver
+from runners.series import PROBES, Column
 from runners.sinks import opened
 from runners.spec import graph_of
 from runners.speed import Pace, keep_memory, matmul_peak
@@ -71,7 +74,7 @@ def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: St
             checkpoints.require(STATE_BYTES * trainer.count)
         _describe(run, directory, inputs, trainer)
         saver = Saver(checkpoints, world, run.config.checkpoint.background, saved.step if saved else 0)
-        with _metrics(run, directory, saved) as metrics, closing(saver), _progress(trainer) as progress:
+        with _metrics(run, directory, saved, trainer.model) as metrics, closing(saver), _progress(trainer) as progress:
             _announce(run, inputs, trainer, progress)
             pace = _pace(run, inputs, trainer)
             progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
@@ -136,17 +139,29 @@ def _differences(directory: RunDir, graph: Graph) -> list[Problem]:
 def _trainer(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     keep_memory()
     with torch.device("meta"):
-        model = blockgraph.compile(inputs.graph)
+        model = blockgraph.compile(inputs.graph, probes=run.config.log.probes)
     compiled, _ = compiles(run, world.device)
     sharding.place(model, run.config.train, world, compiled)
     return Trainer(model, run.config, inputs.data, world, compiled)
 
 
-def _metrics(run: RunFile, directory: RunDir, saved: Checkpoint | None) -> AbstractContextManager[Metrics]:
+def _metrics(
+    run: RunFile, directory: RunDir, saved: Checkpoint | None, model: Model
+) -> AbstractContextManager[Metrics]:
     """The series of a run; of a process that does not write, nowhere."""
     if not directory.writes:
         return closing(Metrics(Path(os.devnull), 0))
-    return closing(Metrics(directory.metrics, saved.step if saved else 0, opened(run, directory)))
+    step = saved.step if saved else 0
+    return closing(Metrics(directory.metrics, step, opened(run, directory), _recorder(directory, model, step)))
+
+
+def _recorder(directory: RunDir, model: Model, step: int) -> Recorder | None:
+    """Where the probes of a run go; nowhere if it has none and never had any."""
+    folder, series = directory.path / PROBES, model.probes.series
+    if not series and not folder.exists():
+        return None
+    columns = (Column(reading.name, reading.quantity.unit, reading.quantity.meaning) for reading in series)
+    return Recorder(folder, columns, step)
 
 
 def _progress(trainer: Trainer) -> Progress:
