@@ -67,6 +67,8 @@ class Trainer:
         step = Step(number, loss.item(), z_loss.item(), norm.item())
         if accepts(step):
             self._update(number, norm)
+        else:
+            self.model.forget()
         self.optimizer.zero_grad()
         return step
 

@@ -13,6 +13,7 @@ from blockgraph.ops.matmul import Matmul
 from blockgraph.ops.merge_heads import MergeHeads
 from blockgraph.ops.multiply import Multiply
 from blockgraph.ops.parameter import Parameter
+from blockgraph.ops.qk_clip import QkClip
 from blockgraph.ops.relu import Relu
 from blockgraph.ops.rms_norm import RmsNorm
 from blockgraph.ops.rope import Rope
@@ -43,6 +44,7 @@ OPS = table(
         SoftTemp,
         SoftCap,
         CausalMask,
+        QkClip,
         Softmax,
         SoftClip,
         LayerScale,
