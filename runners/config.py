@@ -54,6 +54,13 @@ class Train(Fields):
     checkpointing: Literal["none", "block"] = Field(
         "none", description="activations computed again in the backward pass: none, or all inside each block"
     )
+    timeout_s: float = Field(
+        600.0,
+        ge=5,
+        allow_inf_nan=False,
+        description="seconds without a sign of a process, or for which the others wait, that end the run; "
+        "more than one process takes alone, as to verify a checkpoint; compiling does not count",
+    )
     diverged: Diverged = Field(Diverged(), description="when a run counts as diverged and ends")
     on_fault: Literal["stop", "skip", "rollback"] = Field(
         "stop", description="at what is not finite: end; or, at a spike too, skip the update or go back and pass over"

@@ -25,6 +25,7 @@ from runners.loop import Loop
 from runners.metrics import Metrics, rows
 from runners.outcome import Outcome
 from runners.progress import Progress
+from runners.pulse import Pulse, watched
 from runners.rundir import RUN, RunDir
 from runners.runfile import RunFile, to_yaml
 from runners.saver import Saver
@@ -61,25 +62,33 @@ def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: St
     Raises `SpecError` when data or model do not fit the run, and `OSError` when the disk refuses.
     """
     inputs = _inputs(run, ops)
-    with joined(launch, run.config.train.shard) as world:
-        checkpoints = Checkpoints(directory.checkpoints, run.config.checkpoint.keep)
-        saved = _newest(checkpoints, world)
+    with joined(launch, run.config.train.shard, run.config.train.timeout_s) as world:
+        compiled, _ = compiles(run, world.device)
+        with watched(world, directory, run.config.train.timeout_s, compiled) as pulse:
+            return _trained(run, inputs, directory, stop, world, pulse)
+
+
+def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world: World, pulse: Pulse | None) -> Outcome:
+    checkpoints = Checkpoints(directory.checkpoints, run.config.checkpoint.keep)
+    saved = _newest(checkpoints, world)
+    if saved:
+        _refuse_others(run, directory, saved, inputs)
+    trainer = _trainer(run, inputs, world)
+    if world.leads:
+        checkpoints.require(STATE_BYTES * trainer.count)
+    _describe(run, directory, inputs, trainer)
+    saver = Saver(checkpoints, world, run.config.checkpoint.background, saved.step if saved else 0)
+    with _metrics(run, directory, saved) as metrics, closing(saver), _progress(trainer) as progress:
+        _announce(run, inputs, trainer, progress)
+        pace = _pace(run, inputs, trainer)
+        progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
+        loop = Loop(trainer, metrics, saver, progress, pace, inputs.data.bytes_per_token, inputs.digests)
         if saved:
-            _refuse_others(run, directory, saved, inputs)
-        trainer = _trainer(run, inputs, world)
-        if world.leads:
-            checkpoints.require(STATE_BYTES * trainer.count)
-        _describe(run, directory, inputs, trainer)
-        saver = Saver(checkpoints, world, run.config.checkpoint.background, saved.step if saved else 0)
-        with _metrics(run, directory, saved) as metrics, closing(saver), _progress(trainer) as progress:
-            _announce(run, inputs, trainer, progress)
-            pace = _pace(run, inputs, trainer)
-            progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
-            loop = Loop(trainer, metrics, saver, progress, pace, inputs.data.bytes_per_token, inputs.digests)
-            if saved:
-                loop.restore(saved)
-                progress.say(f"goes on after step {saved.step}")
-            return _run(loop, directory, stop)
+            loop.restore(saved)
+            progress.say(f"goes on after step {saved.step}")
+        if pulse:
+            pulse.done = lambda: loop.done
+        return _run(loop, directory, stop)
 
 
 def compiles(run: RunFile, device: torch.device) -> tuple[bool, str]:
@@ -195,7 +204,9 @@ def _run(loop: Loop, directory: RunDir, stop: Stop) -> Outcome:
     stop.training = True
     try:
         outcome = loop.run(stop)
+        stop.over = True
     except KeyboardInterrupt:
+        stop.over = True
         loop.saver.close()
         outcome = Outcome("stopped", loop.saver.saved, {"reason": "at once"} | loop.counts)
     except BaseException as error:

@@ -161,9 +161,9 @@ def test_trap_5_the_power_iteration_keeps_fp32_under_bf16(two):
 
 
 def test_trap_12_a_step_sends_one_packed_reduction(two):
-    steps, validations, start = 20, 1, 1
+    steps, validations, start, end = 20, 1, 2, 1
     # The other message of a step is the wish to stop.
-    assert json.loads((two / "baseline-fp32" / "calls.json").read_text()) == 2 * steps + validations + start
+    assert json.loads((two / "baseline-fp32" / "calls.json").read_text()) == 2 * steps + validations + start + end
 
 
 @pytest.mark.parametrize(
