@@ -17,12 +17,14 @@ import blockgraph
 from blockgraph import canonical
 from blockgraph.errors import Place, Problem, Problems
 from blockgraph.graph import Graph
+from blockgraph.lower import lower
 from blockgraph.op import Op
 from runners import cache, sharding, shards, tokenizer
 from runners.checkpoint import Checkpoint, Checkpoints
 from runners.launch import Launch
 from runners.loop import Loop
 from runners.metrics import Metrics, rows
+from runners.objective import Objective, objective
 from runners.outcome import Outcome
 from runners.progress import Progress
 from runners.pulse import Pulse, watched
@@ -49,6 +51,7 @@ class Inputs:
     tokenizer: tokenizer.Tokenizer
     data: shards.Dataset
     graph: Graph
+    objective: Objective
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -109,7 +112,7 @@ def _inputs(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
     classes = logits.sizes[-1].known if logits else None
     if classes is not None and classes < words.vocab:
         raise run.refuse("set.vocab", f"the model has {classes} logits, but the tokenizer has {words.vocab} pieces")
-    return Inputs(words, data, graph)
+    return Inputs(words, data, graph, objective(run, graph))
 
 
 def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
@@ -145,10 +148,11 @@ def _differences(directory: RunDir, graph: Graph) -> list[Problem]:
 def _trainer(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     keep_memory()
     with torch.device("meta"):
-        model = blockgraph.compile(inputs.graph)
+        model = blockgraph.compile(inputs.objective.graph)
     compiled, _ = compiles(run, world.device)
     sharding.place(model, run.config.train, world, compiled)
-    return Trainer(model, run.config, inputs.data, world, compiled)
+    loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
+    return Trainer(model, run.config, inputs.data, world, compiled, loss)
 
 
 def _metrics(run: RunFile, directory: RunDir, saved: Checkpoint | None) -> AbstractContextManager[Metrics]:
@@ -166,7 +170,7 @@ def _describe(run: RunFile, directory: RunDir, inputs: Inputs, trainer: Trainer)
     """Write down what is trained, everything resolved."""
     directory.write(RUN, to_yaml(run.config.model_dump(by_alias=True)))
     directory.write(MODEL, canonical.text(inputs.graph))
-    directory.write("model.py", str(trainer.model.source))
+    directory.write("model.py", lower(inputs.graph))
     directory.write("tokenizer.model", inputs.tokenizer.model_bytes)
 
 
@@ -186,6 +190,7 @@ def _announce(run: RunFile, inputs: Inputs, trainer: Trainer, progress: Progress
         progress.say(f"state: {copies} sharded over {world.pieces} processes")
     held_out = trainer.held_out * config.data.seq
     progress.say(f"validation: the same {held_out:,} held-out tokens, every {config.log.evaluate} steps")
+    progress.say(f"loss: {inputs.objective.kind} ({inputs.objective.why})")
     progress.say(f"compile: {'blocks and loss' if compiled else 'off'} ({why})")
 
 

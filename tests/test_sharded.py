@@ -29,7 +29,10 @@ MICRO = {f"micro-{count}": (*STEPS, f"train.micro_batch={count}", "optim.z_loss=
 AGAIN = ("set.block=sigma_reparam", "train.checkpointing=block")
 HYBRID = {f"{name}-2x2": (*overrides, "train.shard=2") for name, overrides in CASES.items()}
 SHARED = {"shared": (*STEPS, f"model={SPECS / 'shared.yaml'}", "set.block=baseline")}
-ALONE = CASES | MIXED | MICRO | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
+PARTS = {
+    f"parts-{name}": (*overrides, "train.loss=chunked") for name, overrides in (CASES | MIXED).items() if "qk" in name
+}
+ALONE = PARTS | CASES | MIXED | MICRO | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,12 @@ def test_two_copies_of_two_shards_give_the_losses_of_one(one, four, name):
 @pytest.mark.parametrize("name", MIXED)
 def test_bf16_on_two_processes_gives_the_losses_of_one(one, two, name):
     assert apart(two / name, one / name) < 2e-3
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_logits_made_in_parts_change_no_loss_on_one_process_or_two(one, two, name):
+    for folder in (one, two):
+        assert apart(folder / name, one / name.removeprefix("parts-")) < (2e-3 if "bf16" in name else 1e-5)
 
 
 def test_trap_2_the_first_loss_does_not_depend_on_the_world(one, two, four):
