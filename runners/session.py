@@ -64,7 +64,7 @@ def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: St
 
     Raises `SpecError` when data or model do not fit the run, and `OSError` when the disk refuses.
     """
-    inputs = _inputs(run, ops)
+    inputs = prepare(run, ops)
     with joined(launch, run.config.train.shard, run.config.train.timeout_s) as world:
         compiled, _ = compiles(run, world.device)
         with watched(world, directory, run.config.train.timeout_s, compiled) as pulse:
@@ -76,7 +76,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
     saved = _newest(checkpoints, world)
     if saved:
         _refuse_others(run, directory, saved, inputs)
-    trainer = _trainer(run, inputs, world)
+    trainer = build(run, inputs, world)
     if world.leads:
         checkpoints.require(STATE_BYTES * trainer.count)
     _describe(run, directory, inputs, trainer)
@@ -94,15 +94,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
         return _run(loop, directory, stop)
 
 
-def compiles(run: RunFile, device: torch.device) -> tuple[bool, str]:
-    """Whether blocks and loss go through torch.compile, and why, in words."""
-    asked = run.config.train.compile
-    if asked == "auto":
-        return device.type == "cuda", f"auto on {device.type}"
-    return asked, "as asked for"
-
-
-def _inputs(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
+def prepare(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
     """Tokenizer, data and graph of the run; raises `SpecError` when the model has no logit for each piece."""
     config = run.config
     words = tokenizer.prepare(config.tokenizer, config.data, cache.folder(), run.base)
@@ -113,6 +105,25 @@ def _inputs(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
     if classes is not None and classes < words.vocab:
         raise run.refuse("set.vocab", f"the model has {classes} logits, but the tokenizer has {words.vocab} pieces")
     return Inputs(words, data, graph, objective(run, graph))
+
+
+def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
+    """The model of a run, placed on its device with its first weights, and what takes its steps."""
+    keep_memory()
+    with torch.device("meta"):
+        model = blockgraph.compile(inputs.objective.graph)
+    compiled, _ = compiles(run, world.device)
+    sharding.place(model, run.config.train, world, compiled)
+    loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
+    return Trainer(model, run.config, inputs.data, world, compiled, loss)
+
+
+def compiles(run: RunFile, device: torch.device) -> tuple[bool, str]:
+    """Whether blocks and loss go through torch.compile, and why, in words."""
+    asked = run.config.train.compile
+    if asked == "auto":
+        return device.type == "cuda", f"auto on {device.type}"
+    return asked, "as asked for"
 
 
 def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
@@ -143,16 +154,6 @@ def _differences(directory: RunDir, graph: Graph) -> list[Problem]:
             old, new = (" ".join(" ".join(lines).split()) for lines in (before[start:end], now[first:last]))
             found.append(Problem(f"was '{old}', is now '{new}'", Place(str(path), start + 1)))
     return found[:SHOWN]
-
-
-def _trainer(run: RunFile, inputs: Inputs, world: World) -> Trainer:
-    keep_memory()
-    with torch.device("meta"):
-        model = blockgraph.compile(inputs.objective.graph)
-    compiled, _ = compiles(run, world.device)
-    sharding.place(model, run.config.train, world, compiled)
-    loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
-    return Trainer(model, run.config, inputs.data, world, compiled, loss)
 
 
 def _metrics(run: RunFile, directory: RunDir, saved: Checkpoint | None) -> AbstractContextManager[Metrics]:
