@@ -28,7 +28,7 @@ from runners.objective import Objective, objective
 from runners.outcome import Outcome
 from runners.progress import Progress
 from runners.pulse import Pulse, watched
-from runners.rundir import RUN, RunDir
+from runners.rundir import MODEL, RUN, RunDir
 from runners.runfile import RunFile, to_yaml
 from runners.saver import Saver
 from runners.sinks import opened
@@ -38,7 +38,6 @@ from runners.stop import Stop
 from runners.trainer import DTYPES, Trainer
 from runners.world import World, joined
 
-MODEL = "model.yaml"
 REPORTED = ("loss", "val_loss", "val_bits_per_byte")
 STATE_BYTES = 12  # of a parameter in a checkpoint: the weight and two moments, in fp32
 SHOWN = 10  # differences of a model that an error tells

@@ -1,5 +1,6 @@
 """Linear maps, norms and gains. Axes: B batch, T tokens, H heads, K features of a head."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,6 +27,13 @@ def l2_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
     y = F.normalize(x.float(), dim=-1, eps=eps)
     y = y if weight is None else y * weight.float()
     return (y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def hold_norm(x: Tensor, target: float, *, eps: float, through: bool = True) -> Tensor:
+    """The last axis scaled to the RMS `target` in fp32; without `through`, the factor counts as a constant."""
+    mean = x.float().square().mean(dim=-1, keepdim=True)
+    factor = target * torch.rsqrt((mean if through else mean.detach()) + eps)
+    return (x.float() * factor).to(x.dtype)
 
 
 def head_gain(x_BHTK: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
