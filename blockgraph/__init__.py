@@ -11,7 +11,7 @@ from blockgraph.errors import SpecError
 from blockgraph.graph import Graph
 from blockgraph.load import Setting, load
 from blockgraph.ops import OPS
-from blockgraph.probes import chosen
+from blockgraph.probes import chosen, recorded
 
 if TYPE_CHECKING:
     from blockgraph.compare import Diff
@@ -28,7 +28,7 @@ def compile(spec: Graph | str, *, seed: int = 0, probes: Sequence[str] = (), **s
     from blockgraph.model import build  # torch is imported only by those who compile
 
     graph = _graph(spec, settings)
-    return build(graph, seed, chosen(graph, probes))
+    return build(graph, seed, recorded(graph, chosen(graph, probes)))
 
 
 def cost(spec: Graph | str, **settings: Setting) -> Cost:

@@ -51,7 +51,7 @@ class Reading:
     """One series, and where it comes from.
 
     A record: `point`, in the module whose names begin with `owner` and whose graph has the digest `graph`. A weight,
-    a gradient or an update: the parameter of the name `owner`. The loss: the model's logits.
+    a gradient or an update: the parameter of the name `owner`. The loss: what is known where it is made.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Probes:
         return tuple(self.points[digest(graph)].values()) if self.points and digest(graph) in self.points else ()
 
 
-def chosen(graph: Graph, words: Sequence[str], places: Sequence[Place] = ()) -> Probes:
-    """The series that groups, names and patterns stand for.
+def chosen(graph: Graph, words: Sequence[str], places: Sequence[Place] = ()) -> list[str]:
+    """Names of the series that groups, names and patterns stand for.
 
     Raises `SpecError` at the place of each word that stands for none.
     """
@@ -87,7 +87,13 @@ def chosen(graph: Graph, words: Sequence[str], places: Sequence[Place] = ()) -> 
         if not found and word not in GROUPS:
             problems.add(f"no series is called '{word}'", place, _hint(word, known))
     problems.stop_if_any()
-    series = tuple(known[name] for name in known if name in names)
+    return [name for name in known if name in names]
+
+
+def recorded(graph: Graph, names: Sequence[str]) -> Probes:
+    """The series of these names, as far as the graph has them."""
+    known = {reading.name: reading for reading in readings(graph)} if names else {}
+    series = tuple(known[name] for name in names if name in known)
     points: dict[str, dict[str, Point]] = {}
     for reading in series:
         if reading.point:
@@ -107,8 +113,7 @@ def readings(graph: Graph) -> Iterator[Reading]:
                 yield Reading(prefix + point.name(quantity), quantity, "record", prefix, code, point)
         yield from _of_parameters(prefix, inner, shared)
     if graph.kind == "model":
-        name = next(iter(graph.outputs))
-        yield Reading(f"{name}.{LOG_Z.name}", LOG_Z, "loss", name)
+        yield Reading(f"logits.{LOG_Z.name}", LOG_Z, "loss", "")
 
 
 def _hint(word: str, known: Mapping[str, Reading]) -> str:

@@ -64,6 +64,7 @@ class Loop:
         self.saver.settle()
         if self.overhead.text:
             self.progress.say(self.overhead.text)
+        self.world.most(0)  # a launcher ends all processes as soon as one has stopped: none before all are done
         return outcome
 
     @property

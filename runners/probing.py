@@ -11,6 +11,7 @@ from blockgraph.kernels.probes import moments
 from blockgraph.model import Model
 from blockgraph.probes import Reading
 from runners import optim
+from runners.loss import target_logits
 from runners.world import World
 
 RECORD = 4  # numbers of a record: sum, l2 norm, largest absolute value, count
@@ -22,10 +23,11 @@ class Probing:
     There is a row for each record: sums, squares and counts add up over the micro-batches and the processes, and of
     the largest values the largest stays. A process takes its gradients of a loss that is times the number of
     processes; what is recorded of gradients is divided by it, so they are those of the mean loss of the whole batch.
+    `cap` is that of logits which the loss makes itself.
     """
 
-    def __init__(self, model: Model, world: World):
-        self.probes, self.world, self.active = model.probes, world, False
+    def __init__(self, model: Model, world: World, cap: float | None = None):
+        self.probes, self.world, self.cap, self.active = model.probes, world, cap, False
         self.parameters = dict(model.named_parameters())
         graphs = {reading.owner: model.probes.points[reading.graph] for reading in model.probes.series if reading.point}
         found = [(prefix, module, graphs[prefix]) for prefix, module in model.graphs() if prefix in graphs]
@@ -49,13 +51,13 @@ class Probing:
         if self.modules:
             self._take(0, torch.cat([module.records for module, _ in self.modules]), self.shares)
 
-    def log_z(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+    def log_z(self, loss: Tensor, outputs: Any, targets: Tensor) -> None:
         """Take in a micro-batch's mean of log Z: its loss and the mean of its targets' logits."""
-        for (source, _), row in self.rows.items():
-            if source == "loss":
-                target = logits.detach().gather(-1, targets.unsqueeze(-1)).float().mean()
-                count = targets.numel()
-                self.totals[row] += torch.stack((loss.detach() + target, target * 0, target * 0 + 1)) * count
+        row = self.rows.get(("loss", ""))
+        if row is not None:
+            target = target_logits(outputs, targets, self.cap).mean()
+            found = torch.stack((loss.detach() + target, target * 0, target * 0 + 1))
+            self.totals[row] += found * targets.numel()
 
     def weights(self) -> None:
         """Take in parameters and gradients, before the gradients are clipped."""

@@ -30,12 +30,15 @@ class RunFile:
         return self.path.parent
 
     def place(self, key: str) -> Place:
-        """Where a dotted key's value is written; the nearest key around it where it was left to its default."""
+        """Where a dotted key's value, or a list's item, is written; the nearest key around it where it was left out."""
         value: Value = self.text
         for part in key.split("."):
-            if not isinstance(value, Mapping) or part not in value.items:
+            if isinstance(value, Mapping) and part in value.items:
+                value = value.items[part]
+            elif isinstance(value, Sequence) and part.isdecimal():
+                value = value.items[int(part)]
+            else:
                 break
-            value = value.items[part]
         return value.place
 
     def refuse(self, key: str, message: str, hint: str = "") -> SpecError:
@@ -49,10 +52,19 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> RunFile:
     text = read(path, problems)
     for override in overrides:
         text = _overridden(text, override)
-    config = fill(RunConfig, _named(text, Path(path)), problems)
+    return checked(text, Path(path), problems)
+
+
+def checked(text: Mapping, path: Path, problems: Problems | None = None) -> RunFile:
+    """The run of a placed text whose paths start from the folder of `path`; raise `SpecError` with every fault.
+
+    `problems` holds those that were found in the text before.
+    """
+    problems = problems or Problems()
+    config = fill(RunConfig, _named(text, path), problems)
     problems.stop_if_any()
     assert config is not None
-    run = RunFile(config, text, Path(path))
+    run = RunFile(config, text, path)
     for key, message in _disagreements(config):
         problems.add(message, run.place(key))
     problems.stop_if_any()
@@ -82,19 +94,22 @@ def _overridden(text: Mapping, override: str) -> Mapping:
     except SpecError as error:
         faults = (Problem(f"{override}: {problem.message}", COMMAND_LINE) for problem in error.problems)
         raise SpecError(faults) from None
-    return _put(text, key.split("."), value)
+    return put(text, key.split("."), value, COMMAND_LINE)
 
 
-def _put(text: Mapping, key: list[str], value: Value) -> Mapping:
-    """The text with one value replaced; mappings on the way to it are made where there are none."""
+def put(text: Mapping, key: list[str], value: Value, place: Place) -> Mapping:
+    """The text with one value replaced, whose key stands at `place`; mappings on the way to it are made where needed.
+
+    Raises `SpecError` when something else than a mapping is in the way.
+    """
     head, *rest = key
     if rest:
-        inner = text.items.get(head, Mapping({}, {}, COMMAND_LINE))
+        inner = text.items.get(head, Mapping({}, {}, place))
         if not isinstance(inner, Mapping):
             message = f"'{head}.{rest[0]}' cannot be set, because {head} is {describe(inner)}"
-            raise SpecError([Problem(message, COMMAND_LINE)])
-        value = _put(inner, rest, value)
-    keys = {head: COMMAND_LINE} | text.keys if rest else text.keys | {head: COMMAND_LINE}
+            raise SpecError([Problem(message, place)])
+        value = put(inner, rest, value, place)
+    keys = {head: place} | text.keys if rest else text.keys | {head: place}
     return replace(text, items=text.items | {head: value}, keys=keys)
 
 

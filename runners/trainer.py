@@ -12,7 +12,7 @@ from blockgraph.kernels.base import assign
 from blockgraph.model import Model
 from runners import optim
 from runners.config import RunConfig
-from runners.loss import loss_for
+from runners.loss import Loss, loss_for
 from runners.probing import Probing
 from runners.schedule import factor
 from runners.shards import Dataset
@@ -45,14 +45,23 @@ class Trainer:
     process takes its share of every batch, in the order of the ranks, so what is learned does not follow from theirs.
     """
 
-    def __init__(self, model: Model, config: RunConfig, data: Dataset, world: World, compiled: bool):
+    def __init__(
+        self,
+        model: Model,
+        config: RunConfig,
+        data: Dataset,
+        world: World,
+        compiled: bool,
+        loss: Loss | None = None,
+        cap: float | None = None,
+    ):
         model.compute_dtype = DTYPES[config.train.precision]
         self.model, self.config, self.world = model, config, world
         self.train, self.validation = data.train.shuffled(config.train.seed), data.validation
         self.optimizer = optim.make(model, model.weights, config.optim, compiled)
         self.parameters = dict(model.named_parameters())
-        self.loss = loss_for(config.optim.z_loss, compiled)
-        self.probing = Probing(model, world)
+        self.loss = loss or loss_for(config.optim.z_loss, compiled)
+        self.probing = Probing(model, world, cap)
 
     def step(
         self, number: int, batch: int | None = None, accepts: Callable[[Step], bool] = lambda step: not step.fault
@@ -72,6 +81,8 @@ class Trainer:
             self.probing.weights()
         if accepts(step):
             self._update(number, norm)
+        else:
+            self.model.forget()
         self.optimizer.zero_grad()
         return step
 
@@ -154,10 +165,10 @@ class Trainer:
 
     def _losses(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         tokens = tokens.to(self.world.device)
-        logits, targets = self.model(tokens[:, :-1]), tokens[:, 1:]
-        loss, z = self.loss(logits, targets)
+        outputs, targets = self.model(tokens[:, :-1]), tokens[:, 1:]
+        loss, z = self.loss(outputs, targets)
         if self.probing.active:
-            self.probing.log_z(loss, logits, targets)
+            self.probing.log_z(loss, outputs, targets)
         return loss, z
 
     def _update(self, number: int, norm: Tensor) -> None:

@@ -46,7 +46,7 @@ def status(out):
 
 def test_a_run_directory_holds_all_that_happened(finished):
     files = {"metrics.jsonl", "model.py", "model.yaml", "run.lock", "run.yaml", "status.json", "tokenizer.model"}
-    assert {path.name for path in finished.iterdir()} == files | {"checkpoints"}
+    assert {path.name for path in finished.iterdir()} == files | {"checkpoints", "probes"}
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-00000009", "step-00000012"]
     run = runfile.load(finished / "run.yaml").config
     assert (run.optim.z_loss, run.set["block"], run.schedule.final) == (1e-4, "qk_norm", 0.1)
@@ -223,7 +223,7 @@ def test_help_shows_an_example_and_every_exit_code(capsys):
     told = capsys.readouterr().out
     assert error.value.code == 0
     assert "blockgraph train specs/runs/demo.yaml" in told
-    assert all(f"  {code:<4}" in told for code in (0, 1, 2, 70, 71, 72, 74, 75))
+    assert all(f"  {code:<4}" in told for code in (0, 1, 2, 70, 71, 72, 74, 75, 124))
 
 
 def test_a_mistake_is_told_before_torch_is_imported(tmp_path, tiny):
