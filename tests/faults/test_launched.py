@@ -52,7 +52,7 @@ def frozen(run, workers, rank):
         rf"{run.out}: error: after step \d+: rank {rank} \(process {workers[rank]} on \S+\) gave no sign of life for "
     )
     assert re.search(rf"{said}{TIMEOUT} s; stacks of the others: {run.out}/stacks; the same command goes on", run.told)
-    assert "in all_reduce" in (run.out / "stacks" / f"rank-{1 - rank}.txt").read_text()
+    assert "runners/loop.py" in (run.out / "stacks" / f"rank-{1 - rank}.txt").read_text()
     seconds_until_gone(workers)
     return took
 
