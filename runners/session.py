@@ -19,7 +19,7 @@ from blockgraph.errors import Place, Problem, Problems
 from blockgraph.graph import Graph
 from blockgraph.lower import lower
 from blockgraph.op import Op
-from runners import cache, sharding, shards, tokenizer
+from runners import cache, intact, sharding, shards, tokenizer
 from runners.checkpoint import Checkpoint, Checkpoints
 from runners.launch import Launch
 from runners.loop import Loop
@@ -36,6 +36,7 @@ from runners.spec import graph_of
 from runners.speed import Pace, keep_memory, matmul_peak
 from runners.stop import Stop
 from runners.trainer import DTYPES, Trainer
+from runners.watch import Watch
 from runners.world import World, joined
 
 REPORTED = ("loss", "val_loss", "val_bits_per_byte")
@@ -86,6 +87,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
         progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
         loop = Loop(trainer, metrics, saver, progress, pace, inputs.data.bytes_per_token, inputs.digests)
         if saved:
+            intact.refuse_tensors(saved, trainer.tensors()["model"])
             loop.restore(saved)
             progress.say(f"goes on after step {saved.step}")
         if pulse:
@@ -133,7 +135,9 @@ def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
 
 
 def _refuse_others(run: RunFile, directory: RunDir, saved: Checkpoint, inputs: Inputs) -> None:
-    """Raise `SpecError` when the checkpoint was trained from something else than what was found now."""
+    """Raise `SpecError` when the checkpoint is not whole, or was trained from something else than was found now."""
+    watch = Watch(run.config.train).state()
+    intact.refuse_state(saved, {"inputs": inputs.digests, "watch": watch, "passed": [[0]]})
     problems = Problems()
     for key, digest in inputs.digests.items():
         if saved.state["inputs"][key] != digest:
