@@ -5,6 +5,7 @@ from blockgraph.ops.add import Add
 from blockgraph.ops.causal_mask import CausalMask
 from blockgraph.ops.embedding import Embedding
 from blockgraph.ops.gelu import Gelu
+from blockgraph.ops.hold_norm import HoldNorm
 from blockgraph.ops.l2_norm import L2Norm
 from blockgraph.ops.layer_norm import LayerNorm
 from blockgraph.ops.layer_scale import LayerScale
@@ -13,6 +14,7 @@ from blockgraph.ops.matmul import Matmul
 from blockgraph.ops.merge_heads import MergeHeads
 from blockgraph.ops.multiply import Multiply
 from blockgraph.ops.parameter import Parameter
+from blockgraph.ops.qk_clip import QkClip
 from blockgraph.ops.relu import Relu
 from blockgraph.ops.rms_norm import RmsNorm
 from blockgraph.ops.rope import Rope
@@ -35,6 +37,7 @@ OPS = table(
         LayerNorm,
         RmsNorm,
         L2Norm,
+        HoldNorm,
         SplitHeads,
         MergeHeads,
         Rope,
@@ -43,6 +46,7 @@ OPS = table(
         SoftTemp,
         SoftCap,
         CausalMask,
+        QkClip,
         Softmax,
         SoftClip,
         LayerScale,
