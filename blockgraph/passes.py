@@ -22,7 +22,8 @@ def fuse(
 ) -> Graph:
     """The graph with each chain that fits a fusion lowered as asked; `decisions` of the result tells all of them.
 
-    `lowering` is `auto`, `explicit` (node by node), the name of a fusion, or one of these for each core by its name.
+    A chain that is decided already stays as it is. `lowering` is `auto`, `explicit` (node by node), the name of a
+    fusion, or one of these for each core by its name.
     `exposed` are paths of nodes whose values are read from outside, by probes. Raises `SpecError` for a fusion that
     is asked for and cannot do what the chain does, and for a name that stands for none.
     """
@@ -50,6 +51,8 @@ class _Pass:
             nodes[path] = replace(node, blocks=blocks)
             decisions |= {decision.core: decision for block in blocks for decision in block.decisions}
         for chain in self.chains(graph):
+            if f"{graph.name}.{chain[-1].path}" in decisions:
+                continue
             decision, fused = self.decide(graph, chain)
             decisions[decision.core] = decision
             if fused:
@@ -75,7 +78,7 @@ class _Pass:
         if wanted == AUTO:
             name, reason, others = self.best(fit)
         else:
-            name, reason = wanted, "as asked for"
+            name, reason = wanted, "as asked for" if isinstance(self.lowering, str) else "as decided before"
             others = dict.fromkeys([EXPLICIT, *fit], "not asked for")
         others = {other: why for other, why in (others | why_not).items() if other != name}
         return Decision(core, tuple(node.name for node in chain), name, reason, others), fit.get(name)
