@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from runners import cache, intact, sharding, shards, tokenizer
 from runners.checkpoint import Checkpoint, Checkpoints
 from runners.launch import Launch
 from runners.loop import Loop
+from runners.lowering import begun_with, lowered, recorded
 from runners.metrics import Metrics, rows
 from runners.objective import Objective, objective
 from runners.outcome import Outcome
@@ -76,6 +77,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
     saved = _newest(checkpoints, world)
     if saved:
         _refuse_others(run, directory, saved, inputs)
+    inputs = lowered_for(run, inputs, world, begun_with(saved.state["inputs"]) if saved else None)
     trainer = build(run, inputs, world)
     if world.leads:
         checkpoints.require(STATE_BYTES * trainer.count)
@@ -85,7 +87,15 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
         _announce(run, inputs, trainer, progress)
         pace = _pace(run, inputs, trainer)
         progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
-        loop = Loop(trainer, metrics, saver, progress, pace, inputs.data.bytes_per_token, inputs.digests)
+        loop = Loop(
+            trainer,
+            metrics,
+            saver,
+            progress,
+            pace,
+            inputs.data.bytes_per_token,
+            inputs.digests | recorded(inputs.graph),
+        )
         if saved:
             intact.refuse_tensors(saved, trainer.tensors()["model"])
             loop.restore(saved)
@@ -106,6 +116,15 @@ def prepare(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
     if classes is not None and classes < words.vocab:
         raise run.refuse("set.vocab", f"the model has {classes} logits, but the tokenizer has {words.vocab} pieces")
     return Inputs(words, data, graph, objective(run, graph))
+
+
+def lowered_for(run: RunFile, inputs: Inputs, world: World, before: Mapping[str, str] | None = None) -> Inputs:
+    """The inputs with the attention of their graphs lowered for this device, or as the run began with it."""
+    compiled, _ = compiles(run, world.device)
+    graph, trained = (
+        lowered(run, graph, world.device.type, compiled, before) for graph in (inputs.graph, inputs.objective.graph)
+    )
+    return replace(inputs, graph=graph, objective=replace(inputs.objective, graph=trained))
 
 
 def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
@@ -195,6 +214,8 @@ def _announce(run: RunFile, inputs: Inputs, trainer: Trainer, progress: Progress
     held_out = trainer.held_out * config.data.seq
     progress.say(f"validation: the same {held_out:,} held-out tokens, every {config.log.evaluate} steps")
     progress.say(f"loss: {inputs.objective.kind} ({inputs.objective.why})")
+    for decision in inputs.graph.decisions:
+        progress.say(f"lowering: {decision}")
     progress.say(f"compile: {'blocks and loss' if compiled else 'off'} ({why})")
 
 
