@@ -64,20 +64,27 @@ class ClassText:
         yield from (Ref("input", name) for name in self.graph.inputs)
         for node in self.graph.nodes.values():
             yield from (Ref("node", node.path, port) for port in node.outputs)
+        for node in self.graph.nodes.values():
+            yield from (Ref("node", inner.path, inner.outputs[0]) for inner in node.replaces[:-1])
 
     def constructor(self) -> list[str]:
         """The declarations, in running order."""
         lines = ["    def __init__(self, layer: int = 0) -> None:", f"{BODY}super().__init__()"]
         for node in self.graph.nodes.values():
             lines += self.stack(node) if node.blocks else self.tensors(node)
+            lines += [line for inner in node.replaces[:-1] for line in self.numbers(inner)]
         return [*lines, *[f"{BODY}self.records: Tensor | None = None"] * bool(self.points)]
 
     def tensors(self, node: Node) -> list[str]:
         """The declarations of one node."""
         calls = [self.declaration(node, param, _group(param)) for param in node.params]
         calls += [self.declaration(node, state, _kept(state)) for state in node.states]
+        return [*(line for call in calls for line in statement("", call)), *self.numbers(node)]
+
+    def numbers(self, node: Node) -> list[str]:
+        """The declarations of one node's constants."""
         numbers = self.constants.by_owner.get(_path(node), {})
-        calls += [f'self.declare_constant("{path}", {number})' for path, number in numbers.items()]
+        calls = [f'self.declare_constant("{path}", {number})' for path, number in numbers.items()]
         return [line for call in calls for line in statement("", call)]
 
     def declaration(self, node: Node, tensor: Param | State, group: list[str]) -> str:
@@ -147,10 +154,10 @@ class ClassText:
         """The line of one node; `form` is put round its parameters."""
         return self.assigned(node, self.expression(node, form))
 
-    def assigned(self, node: Node, expression: str) -> list[str]:
+    def assigned(self, node: Node, expression: str, indent: int = len(BODY)) -> list[str]:
         """The line that gives an expression to a node's variables."""
         targets = ", ".join(self.variables[Ref("node", node.path, port)] for port in node.outputs)
-        return statement(targets, expression, _place(node))
+        return statement(targets, expression, _place(node), indent)
 
     def expression(self, node: Node, form: str = "{}", ports: Mapping[str, str] = NONE) -> str:
         """What a node computes; `form` is put round its parameters, and `ports` stand for values it reads."""
@@ -276,4 +283,6 @@ def _joined(carried: Mapping[str, str], names: Iterable[str]) -> str:
 
 
 def _place(node: Node) -> str:
-    return one_line(f"{Path(node.place.file).name}:{node.place.line}")
+    place = (node.replaces or (node,))[0].place
+    names = f": {', '.join(inner.name for inner in node.replaces)}" if node.replaces else ""
+    return one_line(f"{Path(place.file).name}:{place.line}{names}")

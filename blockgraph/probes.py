@@ -1,10 +1,10 @@
 """Checked graph to the series that a run of it can record, and where each comes from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from blockgraph.canonical import digest
+from blockgraph.canonical import digest, written
 from blockgraph.errors import Place, Problems, closest
 from blockgraph.graph import Graph, Node, Ref
 from blockgraph.patterns import matching
@@ -151,6 +151,7 @@ def _of_parameters(prefix: str, graph: Graph, shared: tuple[str, ...]) -> Iterat
 
 def _points(graph: Graph) -> Iterator[Point]:
     """What one graph can record, in running order; its layers are graphs of their own."""
+    graph = replace(graph, nodes={node.path: node for node in written(graph)})
     for node in graph.nodes.values():
         if not node.blocks:
             yield from _of_node(graph, node)

@@ -53,6 +53,10 @@ class Train(Fields):
     loss: Literal["auto", "plain", "chunked"] = Field(
         "auto", description="logits made whole, or in parts and again in the backward pass; auto: by their size"
     )
+    lowering: Literal["auto", "explicit", "sdpa", "blockwise", "flex"] = Field(
+        "auto",
+        description="of the attention core; auto: by length, precision and device. In bf16 it changes the errors",
+    )
     shard: int | None = Field(None, gt=0, description="processes that share one copy of the state; null: all of them")
     checkpointing: Literal["none", "block"] = Field(
         "none", description="activations computed again in the backward pass: none, or all inside each block"

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from blockgraph.lower import lower
 from blockgraph.model import Model
 from blockgraph.model import build as model_of
 from blockgraph.op import Op
-from blockgraph.probes import recorded
-from runners import cache, sharding, shards, tokenizer
+from blockgraph.probes import recorded as probes_of
+from runners import cache, intact, sharding, shards, tokenizer
 from runners.checkpoint import Checkpoint, Checkpoints
 from runners.launch import Launch
 from runners.loop import Loop
+from runners.lowering import begun_with, lowered, recorded
 from runners.metrics import Metrics, rows
 from runners.objective import Objective, objective
 from runners.outcome import Outcome
@@ -41,6 +42,7 @@ from runners.spec import graph_of, series_of
 from runners.speed import Pace, keep_memory, matmul_peak
 from runners.stop import Stop
 from runners.trainer import DTYPES, Trainer
+from runners.watch import Watch
 from runners.world import World, joined
 
 REPORTED = ("loss", "val_loss", "val_bits_per_byte")
@@ -80,6 +82,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
     saved = _newest(checkpoints, world)
     if saved:
         _refuse_others(run, directory, saved, inputs)
+    inputs = lowered_for(run, inputs, world, begun_with(saved.state["inputs"]) if saved else None)
     trainer = build(run, inputs, world)
     if world.leads:
         checkpoints.require(STATE_BYTES * trainer.count)
@@ -89,8 +92,17 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
         _announce(run, inputs, trainer, progress)
         pace = _pace(run, inputs, trainer)
         progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
-        loop = Loop(trainer, metrics, saver, progress, pace, inputs.data.bytes_per_token, inputs.digests)
+        loop = Loop(
+            trainer,
+            metrics,
+            saver,
+            progress,
+            pace,
+            inputs.data.bytes_per_token,
+            inputs.digests | recorded(inputs.graph),
+        )
         if saved:
+            intact.refuse_tensors(saved, trainer.tensors()["model"])
             loop.restore(saved)
             progress.say(f"goes on after step {saved.step}")
         if pulse:
@@ -111,11 +123,20 @@ def prepare(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
     return Inputs(words, data, graph, objective(run, graph))
 
 
+def lowered_for(run: RunFile, inputs: Inputs, world: World, before: Mapping[str, str] | None = None) -> Inputs:
+    """The inputs with the attention of their graphs lowered for this device, or as the run began with it."""
+    compiled, _ = compiles(run, world.device)
+    graph, trained = (
+        lowered(run, graph, world.device.type, compiled, before) for graph in (inputs.graph, inputs.objective.graph)
+    )
+    return replace(inputs, graph=graph, objective=replace(inputs.objective, graph=trained))
+
+
 def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     """The model of a run, placed on its device with its first weights, and what takes its steps."""
     keep_memory()
     with torch.device("meta"):
-        model = model_of(inputs.objective.graph, probes=recorded(inputs.objective.graph, series_of(run, inputs.graph)))
+        model = model_of(inputs.objective.graph, probes=probes_of(inputs.objective.graph, series_of(run, inputs.graph)))
     compiled, _ = compiles(run, world.device)
     sharding.place(model, run.config.train, world, compiled)
     loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
@@ -138,7 +159,9 @@ def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
 
 
 def _refuse_others(run: RunFile, directory: RunDir, saved: Checkpoint, inputs: Inputs) -> None:
-    """Raise `SpecError` when the checkpoint was trained from something else than what was found now."""
+    """Raise `SpecError` when the checkpoint is not whole, or was trained from something else than was found now."""
+    watch = Watch(run.config.train).state()
+    intact.refuse_state(saved, {"inputs": inputs.digests, "watch": watch, "passed": [[0]]})
     problems = Problems()
     for key, digest in inputs.digests.items():
         if saved.state["inputs"][key] != digest:
@@ -208,6 +231,8 @@ def _announce(run: RunFile, inputs: Inputs, trainer: Trainer, progress: Progress
     held_out = trainer.held_out * config.data.seq
     progress.say(f"validation: the same {held_out:,} held-out tokens, every {config.log.evaluate} steps")
     progress.say(f"loss: {inputs.objective.kind} ({inputs.objective.why})")
+    for decision in inputs.graph.decisions:
+        progress.say(f"lowering: {decision}")
     progress.say(f"compile: {'blocks and loss' if compiled else 'off'} ({why})")
 
 
