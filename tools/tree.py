@@ -12,6 +12,7 @@ WIDTH = 44
 FOLDERS = {
     "specs/blocks": "the paper's ten blocks",
     "specs/models": "models, with their sizes as data",
+    "specs/zoo": "published models, and the maps by which Hugging Face checkpoints become them and back",
     "specs/runs": "run files",
     "tests": "sorted by what they need: pure Python, torch, several gloo processes (dist), a GPU (gpu)",
     "schema": "the JSON Schema for editors",

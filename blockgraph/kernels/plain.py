@@ -9,6 +9,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
+def learned_positions(x_BTD: Tensor, weight_SD: Tensor) -> Tensor:
+    """The first T of the S rows of a table added to the tokens, in their dtype; T above S raises `RuntimeError`."""
+    return x_BTD + weight_SD.narrow(0, 0, x_BTD.shape[-2]).to(x_BTD.dtype)
+
+
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
     """Layer normalization over the last axis in fp32, given back in the dtype of `x`."""
     gain = None if weight is None else weight.float()

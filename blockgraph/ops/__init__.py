@@ -8,12 +8,14 @@ from blockgraph.ops.gelu import Gelu
 from blockgraph.ops.l2_norm import L2Norm
 from blockgraph.ops.layer_norm import LayerNorm
 from blockgraph.ops.layer_scale import LayerScale
+from blockgraph.ops.learned_positions import LearnedPositions
 from blockgraph.ops.linear import Linear
 from blockgraph.ops.matmul import Matmul
 from blockgraph.ops.merge_heads import MergeHeads
 from blockgraph.ops.multiply import Multiply
 from blockgraph.ops.parameter import Parameter
 from blockgraph.ops.relu import Relu
+from blockgraph.ops.repeat_heads import RepeatHeads
 from blockgraph.ops.rms_norm import RmsNorm
 from blockgraph.ops.rope import Rope
 from blockgraph.ops.scale import Scale
@@ -30,12 +32,14 @@ from blockgraph.ops.stack import Stack
 OPS = table(
     (
         Embedding,
+        LearnedPositions,
         Linear,
         Parameter,
         LayerNorm,
         RmsNorm,
         L2Norm,
         SplitHeads,
+        RepeatHeads,
         MergeHeads,
         Rope,
         Matmul,
