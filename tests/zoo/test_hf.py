@@ -1,0 +1,151 @@
+"""Every family against transformers itself: logits and gradients, and the files that go there and back."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, made
+from safetensors.torch import load_file, load_model
+from torch import Tensor
+
+import blockgraph as bg
+from blockgraph.graph import Graph, Node, Ref
+from runners import export
+from runners.hf import importing
+from runners.hf.exporting import described
+from runners.hf.weights import links
+
+transformers = pytest.importorskip("transformers")
+
+CLOSE = 1e-4  # bound on the errors of logits and gradients in fp32, relative to the largest entry
+FELT = 1e-2  # change of the logits, relative to the largest, from which a node counts as felt
+
+every_case = pytest.mark.parametrize("case", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("zoo")
+
+
+@cache
+def theirs(case: str) -> Any:
+    return made(case)
+
+
+def there(case: str, folder: Path) -> Path:
+    """The folder that transformers writes."""
+    if not (folder / case).exists():
+        theirs(case).save_pretrained(folder / case)
+    return folder / case
+
+
+def imported(case: str, folder: Path) -> Path:
+    """The folder that the import makes of it."""
+    out = folder / f"{case}-ours"
+    if not out.exists():
+        assert importing.command(["hf", str(there(case, folder)), "-o", str(out)]) == 0
+    return out
+
+
+def ours(case: str, folder: Path) -> Any:
+    model = bg.compile(str(imported(case, folder) / "model.yaml"))
+    load_model(model, imported(case, folder) / "model.safetensors")
+    return model
+
+
+def tokens() -> Tensor:
+    return torch.randint(61, (2, 40), generator=torch.Generator().manual_seed(1))
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def given(logits: Tensor) -> Tensor:
+    """One number whose gradient reaches every weight."""
+    return (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))).sum()
+
+
+@every_case
+def test_logits_are_those_of_transformers(case: str, folder: Path) -> None:
+    assert bg.load(imported(case, folder) / "model.yaml").name == FAMILIES[case][0]
+    with torch.no_grad():
+        found, expected = ours(case, folder)(tokens()), theirs(case)(tokens()).logits
+    assert expected.abs().max() > 0.1
+    assert error(found, expected) < CLOSE
+
+
+@every_case
+def test_gradients_are_those_of_transformers(case: str, folder: Path) -> None:
+    model, other = ours(case, folder), theirs(case)
+    given(model(tokens())).backward()
+    other.zero_grad()
+    given(other(tokens()).logits).backward()
+    expected = {name: value.grad for name, value in other.named_parameters()}
+    one, _ = described(model.graph, folder)
+    own = dict(model.named_parameters())
+    for link in links(one, model.graph):
+        for name, gradient in link.theirs(own[link.name].grad).items():
+            assert error(gradient, expected.pop(name)) < CLOSE, name
+    assert expected == {}
+
+
+@every_case
+def test_there_and_back_is_bitwise(case: str, folder: Path) -> None:
+    out = folder / f"{case}-back"
+    assert export.command([str(imported(case, folder)), "--hf", "-o", str(out)]) == 0
+    before, after = load_file(there(case, folder) / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    model = type(theirs(case)).from_pretrained(out, attn_implementation="eager").eval()
+    with torch.no_grad():
+        assert torch.equal(model(tokens()).logits, theirs(case)(tokens()).logits)
+
+
+def without(graph: Graph, node: Node) -> Graph:
+    """The graph with everything that reads a node reading the node's own input."""
+    (read,) = node.data().values()
+    gone = Ref("node", node.path, "out")
+    nodes = {
+        path: replace(other, inputs={port: read if ref == gone else ref for port, ref in other.inputs.items()})
+        for path, other in graph.nodes.items()
+        if path != node.path
+    }
+    outputs = {name: read if ref == gone else ref for name, ref in graph.outputs.items()}
+    return replace(graph, nodes=nodes, outputs=outputs)
+
+
+def same_sizes(graph: Graph, read: Ref, node: Node) -> bool:
+    before, after = graph.type_of(read), node.types.get("out")
+    return before is not None and after is not None and before.sizes == after.sizes
+
+
+def maimed(graph: Graph) -> dict[str, Graph]:
+    """The model without one of the nodes that could be left out, by the node's name."""
+    found = {}
+    for node in graph.nodes.values():
+        for index, block in enumerate(node.blocks):
+            for name, smaller in maimed(block).items():
+                blocks = (*node.blocks[:index], smaller, *node.blocks[index + 1 :])
+                found[f"{block.name}.{name}"] = replace(
+                    graph, nodes=graph.nodes | {node.path: replace(node, blocks=blocks)}
+                )
+        read = list(node.data().values())
+        if len(read) == 1 and not node.blocks and same_sizes(graph, read[0], node):
+            found[node.path] = without(graph, node)
+    return found
+
+
+@every_case
+def test_no_node_could_be_left_out(case: str, folder: Path) -> None:
+    model = ours(case, folder)
+    with torch.no_grad():
+        whole = model(tokens())
+        for name, graph in maimed(model.graph).items():
+            smaller = bg.compile(graph)
+            smaller.load_state_dict({key: model.state_dict()[key] for key in smaller.state_dict()})
+            assert not error(smaller(tokens()), whole) < FELT, name
