@@ -1,5 +1,6 @@
-"""Linear maps, norms and gains. Axes: B batch, T tokens, H heads, K features of a head."""
+"""Linear maps, norms, gains and gates. Axes: B batch, T tokens, H heads, K features of a head."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -43,3 +44,13 @@ def head_gain(x_BHTK: Tensor, weight: Tensor | None = None, bias: Tensor | None 
 def layer_scale(x: Tensor, weight: Tensor) -> Tensor:
     """`weight * x` in the dtype of `x`."""
     return x * weight.to(x.dtype)
+
+
+def dynamic_tanh(x: Tensor, weight: Tensor, bias: Tensor, alpha: Tensor) -> Tensor:
+    """`weight * tanh(alpha * x) + bias` in fp32, given back in the dtype of `x`."""
+    return (weight.float() * torch.tanh(alpha.float() * x.float()) + bias.float()).to(x.dtype)
+
+
+def sigmoid(x: Tensor, shift: float = 0.0) -> Tensor:
+    """`1 / (1 + exp(-(x + shift)))` in fp32, given back in the dtype of `x`."""
+    return torch.sigmoid(x.float() + shift).to(x.dtype)

@@ -3,6 +3,7 @@
 from blockgraph.op import Op, table
 from blockgraph.ops.add import Add
 from blockgraph.ops.causal_mask import CausalMask
+from blockgraph.ops.dynamic_tanh import DynamicTanh
 from blockgraph.ops.embedding import Embedding
 from blockgraph.ops.gelu import Gelu
 from blockgraph.ops.l2_norm import L2Norm
@@ -20,6 +21,7 @@ from blockgraph.ops.rms_norm import RmsNorm
 from blockgraph.ops.rope import Rope
 from blockgraph.ops.scale import Scale
 from blockgraph.ops.sigma_reparam import SigmaReparam
+from blockgraph.ops.sigmoid import Sigmoid
 from blockgraph.ops.silu import Silu
 from blockgraph.ops.soft_cap import SoftCap
 from blockgraph.ops.soft_clip import SoftClip
@@ -38,6 +40,7 @@ OPS = table(
         LayerNorm,
         RmsNorm,
         L2Norm,
+        DynamicTanh,
         SplitHeads,
         RepeatHeads,
         MergeHeads,
@@ -54,6 +57,7 @@ OPS = table(
         Relu,
         Gelu,
         Silu,
+        Sigmoid,
         Add,
         Multiply,
         SigmaReparam,

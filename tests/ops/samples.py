@@ -68,6 +68,9 @@ VARIANTS = {
     "split_heads, one part by name": "heads: {op: split_heads, in: x, heads: n_heads, into: [a]}",
     "add, three": "sum: {op: add, in: [x, x, x]}",
     "multiply, three": "product: {op: multiply, in: [x, x, x]}",
+    "layer_scale, one gain": "scale: {op: layer_scale, in: x, shared: true}",
+    "layer_scale, absolute": "scale: {op: layer_scale, in: x, absolute: true, init: -0.5}",
+    "sigmoid, in the place of softmax": "mask: {op: causal_mask, in: scores}\ngate: {op: sigmoid, shift: -log(seq)}",
     "layer_scale, from zero": "scale: {op: layer_scale, in: x, init: 0}",
     "parameter, unit rows": (
         "w: {op: parameter, shape: [d_ff, d_model], after_step: unit_rows}\n"

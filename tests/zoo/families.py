@@ -21,6 +21,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen3": ("qwen3", "Qwen3", GROUPED | {"head_dim": 20}),
     "qwen3_tied": ("qwen3_tied", "Qwen3", GROUPED | {"head_dim": 20, "tie_word_embeddings": True}),
     "gpt2": ("gpt2", "GPT2", GPT),
+    "post_ln": ("post_ln", "OpenAIGPT", GPT),
     "gpt_neox": ("gpt_neox", "GPTNeoX", {"intermediate_size": 100, "num_attention_heads": 3, "rotary_pct": 0.25}),
     "gptj": ("gptj", "GPTJ", GPT | {"rotary_dim": 8}),
     "cohere": ("cohere", "Cohere", GROUPED),

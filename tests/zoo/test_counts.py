@@ -22,7 +22,8 @@ PUBLISHED = {
     ("gpt2", "medium"): 354_823_168,
     ("gpt2", "large"): 774_030_080,
     ("gpt2", "xl"): 1_557_611_200,
-    ("gpt_neox", "20b"): 20_554_567_680,  # arXiv 2204.06745, Table 1
+    ("post_ln", "gpt"): 116_534_784,
+    ("gpt_neox", "20b"): 20_554_567_680,  # its model card
     ("gpt_neox", "pythia_160m"): 162_322_944,  # the model cards of Pythia, "Total Params"
     ("gpt_neox", "pythia_410m"): 405_334_016,
     ("gpt_neox", "pythia_1b"): 1_011_781_632,

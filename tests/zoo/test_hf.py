@@ -1,6 +1,5 @@
 """Every family against transformers itself: logits and gradients, and the files that go there and back."""
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, made
+from maiming import maimed
 from safetensors.torch import load_file, load_model
 from torch import Tensor
 
 import blockgraph as bg
-from blockgraph.graph import Graph, Node, Ref
 from runners import export
 from runners.hf import importing
 from runners.hf.exporting import described
@@ -111,40 +110,6 @@ def test_there_and_back_is_bitwise(case: str, folder: Path) -> None:
     model = type(theirs(case)).from_pretrained(out, attn_implementation="eager").eval()
     with torch.no_grad():
         assert torch.equal(model(tokens()).logits, theirs(case)(tokens()).logits)
-
-
-def without(graph: Graph, node: Node) -> Graph:
-    """The graph with everything that reads a node reading the node's own input."""
-    (read,) = node.data().values()
-    gone = Ref("node", node.path, "out")
-    nodes = {
-        path: replace(other, inputs={port: read if ref == gone else ref for port, ref in other.inputs.items()})
-        for path, other in graph.nodes.items()
-        if path != node.path
-    }
-    outputs = {name: read if ref == gone else ref for name, ref in graph.outputs.items()}
-    return replace(graph, nodes=nodes, outputs=outputs)
-
-
-def same_sizes(graph: Graph, read: Ref, node: Node) -> bool:
-    before, after = graph.type_of(read), node.types.get("out")
-    return before is not None and after is not None and before.sizes == after.sizes
-
-
-def maimed(graph: Graph) -> dict[str, Graph]:
-    """The model without one of the nodes that could be left out, by the node's name."""
-    found = {}
-    for node in graph.nodes.values():
-        for index, block in enumerate(node.blocks):
-            for name, smaller in maimed(block).items():
-                blocks = (*node.blocks[:index], smaller, *node.blocks[index + 1 :])
-                found[f"{block.name}.{name}"] = replace(
-                    graph, nodes=graph.nodes | {node.path: replace(node, blocks=blocks)}
-                )
-        read = list(node.data().values())
-        if len(read) == 1 and not node.blocks and same_sizes(graph, read[0], node):
-            found[node.path] = without(graph, node)
-    return found
 
 
 @every_case
