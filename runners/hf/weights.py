@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blockgraph.errors import Place, Problem, SpecError, near_miss
+from blockgraph.errors import Place, Problem, SpecError
 from blockgraph.graph import Graph
 from runners.hf.maps import Map, Rule
 
@@ -96,7 +96,7 @@ def _link(one: Map, graph: Graph, name: str, shape: tuple[int, ...]) -> Link:
             parts = tuple(_filled(part, found.groups()) for part in whole.names)
             return Link(name, shape, parts, whole.transpose, rows, tuple(whole.order))
     told = f"the map of {one.spec} has no line for the weight {name}"
-    raise SpecError([Problem(told, Place(f"{one.spec}.hf.yaml", 0), near_miss(name, one.weights))])
+    raise SpecError([Problem(told, Place(f"{one.spec}.hf.yaml", 0))])
 
 
 def _regex(pattern: str) -> str:
