@@ -27,7 +27,7 @@ unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
 
 test-faults: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/faults -s
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -s
 
 test-zoo: $(READY)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[hf]'

@@ -34,6 +34,13 @@ def l2_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
+def hold_norm(x: Tensor, target: float, *, eps: float, through: bool = True) -> Tensor:
+    """The last axis scaled to the RMS `target` in fp32; without `through`, the factor counts as a constant."""
+    mean = x.float().square().mean(dim=-1, keepdim=True)
+    factor = target * torch.rsqrt((mean if through else mean.detach()) + eps)
+    return (x.float() * factor).to(x.dtype)
+
+
 def head_gain(x_BHTK: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """A gain and a bias [heads, K], one for each head, in fp32."""
     y_BHTK = x_BHTK.float()
@@ -54,3 +61,9 @@ def dynamic_tanh(x: Tensor, weight: Tensor, bias: Tensor, alpha: Tensor) -> Tens
 def sigmoid(x: Tensor, shift: float = 0.0) -> Tensor:
     """`1 / (1 + exp(-(x + shift)))` in fp32, given back in the dtype of `x`."""
     return torch.sigmoid(x.float() + shift).to(x.dtype)
+
+
+def opened(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """What a head would multiply, for a loss that makes the logits itself."""
+    # Views, because FSDP puts a hook on every output at every step, and those on a parameter would stay.
+    return x, *(weight.view_as(weight) for weight in weights)

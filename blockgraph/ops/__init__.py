@@ -6,6 +6,7 @@ from blockgraph.ops.causal_mask import CausalMask
 from blockgraph.ops.dynamic_tanh import DynamicTanh
 from blockgraph.ops.embedding import Embedding
 from blockgraph.ops.gelu import Gelu
+from blockgraph.ops.hold_norm import HoldNorm
 from blockgraph.ops.l2_norm import L2Norm
 from blockgraph.ops.layer_norm import LayerNorm
 from blockgraph.ops.layer_scale import LayerScale
@@ -15,6 +16,7 @@ from blockgraph.ops.matmul import Matmul
 from blockgraph.ops.merge_heads import MergeHeads
 from blockgraph.ops.multiply import Multiply
 from blockgraph.ops.parameter import Parameter
+from blockgraph.ops.qk_clip import QkClip
 from blockgraph.ops.relu import Relu
 from blockgraph.ops.repeat_heads import RepeatHeads
 from blockgraph.ops.rms_norm import RmsNorm
@@ -41,6 +43,7 @@ OPS = table(
         RmsNorm,
         L2Norm,
         DynamicTanh,
+        HoldNorm,
         SplitHeads,
         RepeatHeads,
         MergeHeads,
@@ -50,6 +53,7 @@ OPS = table(
         SoftTemp,
         SoftCap,
         CausalMask,
+        QkClip,
         Softmax,
         SoftClip,
         LayerScale,
