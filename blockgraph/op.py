@@ -117,7 +117,7 @@ class Op(Fields):
         return ()
 
     # Any, as in `lower`.
-    def factor(self, **tensors: Any) -> str:
+    def feature_gain(self, **tensors: Any) -> str:
         """Text of the factor that each feature of the output has been multiplied by; empty where there is none."""
         return ""
 

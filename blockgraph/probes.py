@@ -189,7 +189,7 @@ def _factor(graph: Graph, ref: Ref) -> tuple[str, Ref] | None:
     """What multiplied the features of a value last, as text and parameter; length-keeping ops do not hide it."""
     while ref.kind == "node":
         node = graph.nodes[ref.owner]
-        text = node.op.factor(weight="{}") if "weight" in {param.name for param in node.params} else ""
+        text = node.op.feature_gain(weight="{}") if "weight" in {param.name for param in node.params} else ""
         if text:
             return text, Ref("param", node.path, "weight")
         if not node.op.keeps_length:
