@@ -3,12 +3,13 @@
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-faults lint unit clean
+.PHONY: help demo test test-faults bench lint unit clean
 
 help:
 	@echo "make demo   train two blocks of the paper on real text; figures, curves and one HTML page (build/demo)"
 	@echo "make test   everything that CI runs"
 	@echo "make test-faults  the long forms of the tests that kill, cut and fill up (about a quarter of an hour)"
+	@echo "make bench  every benchmark, to docs/results/performance.md (hours; on an idle machine)"
 	@echo "make clean  remove what these commands made"
 
 demo: $(READY)
@@ -27,6 +28,9 @@ unit: $(READY)
 
 test-faults: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/faults -s
+
+bench: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/all.py
 
 $(READY): pyproject.toml constraints.txt tools/venv.sh
 	sh tools/venv.sh

@@ -39,7 +39,9 @@ def main() -> None:
         return
     keep_memory()
     print(f"{machine()}\n\n{asked.tokens} tokens, width {asked.width}, vocabulary {asked.vocab:,}, bf16 with z-loss\n")
-    candidates = {name: lambda step=step: step(*given) for name, step in (STEPS | {"matrix products": products}).items()}
+    candidates = {
+        name: lambda step=step: step(*given) for name, step in (STEPS | {"matrix products": products}).items()
+    }
     in_turn(candidates, 1)  # warm, and compiled
     times = in_turn(candidates, asked.rounds)
     print(table(times, REFERENCE, {"peak, MiB": {name: f"{peak(name) / 2**20:,.0f}" for name in STEPS}}))
@@ -92,9 +94,7 @@ STEPS: dict[str, Step] = {
 
 def peak(name: str) -> int:
     """Bytes of a candidate, found in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, *sys.argv, "--peak", name], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, *sys.argv, "--peak", name], check=True, capture_output=True, text=True)
     return int(done.stdout)
 
 

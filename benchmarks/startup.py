@@ -50,7 +50,9 @@ def main() -> None:
                 out = ["--out", f"{folder}/{number}"] if "train" in words else []
                 found[name].append(first_step([sys.executable, *words, *out]))
     # The first round fills caches, ours with tokenizer and shards among them.
-    medians = {name: [statistics.median(column) for column in zip(*times[1:], strict=True)] for name, times in found.items()}
+    medians = {
+        name: [statistics.median(column) for column in zip(*times[1:], strict=True)] for name, times in found.items()
+    }
     for name, (wall, cpu) in medians.items():
         print(f"| {name} | {wall:.2f} | {cpu:.2f} |")
     bare, ours = medians.values()
