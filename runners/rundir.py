@@ -15,6 +15,7 @@ from blockgraph.files import LEFTOVER, save
 
 LOCK = "run.lock"
 RUN = "run.yaml"
+MODEL = "model.yaml"
 STATUS = "status.json"
 METRICS = "metrics.jsonl"
 

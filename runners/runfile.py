@@ -30,12 +30,15 @@ class RunFile:
         return self.path.parent
 
     def place(self, key: str) -> Place:
-        """Where a dotted key's value is written; the nearest key around it where it was left to its default."""
+        """Where a dotted key's value, or a list's item, is written; the nearest key around it where it was left out."""
         value: Value = self.text
         for part in key.split("."):
-            if not isinstance(value, Mapping) or part not in value.items:
+            if isinstance(value, Mapping) and part in value.items:
+                value = value.items[part]
+            elif isinstance(value, Sequence) and part.isdecimal():
+                value = value.items[int(part)]
+            else:
                 break
-            value = value.items[part]
         return value.place
 
     def refuse(self, key: str, message: str, hint: str = "") -> SpecError:
@@ -45,15 +48,19 @@ class RunFile:
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> RunFile:
     """Read a run file and lay `key=value` overrides over it; raise `SpecError` with every fault."""
-    text = read(path)
+    problems = Problems()
+    text = read(path, problems)
     for override in overrides:
         text = _overridden(text, override)
-    return checked(text, Path(path))
+    return checked(text, Path(path), problems)
 
 
-def checked(text: Mapping, path: Path) -> RunFile:
-    """The run of a placed text whose paths start from the folder of `path`; raise `SpecError` with every fault."""
-    problems = Problems()
+def checked(text: Mapping, path: Path, problems: Problems | None = None) -> RunFile:
+    """The run of a placed text whose paths start from the folder of `path`; raise `SpecError` with every fault.
+
+    `problems` holds those that were found in the text before.
+    """
+    problems = problems or Problems()
     config = fill(RunConfig, _named(text, path), problems)
     problems.stop_if_any()
     assert config is not None

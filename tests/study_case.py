@@ -1,55 +1,111 @@
-"""A study small enough to sweep in a test, on words drawn from a seed."""
+"""Studies made up for the tests of the report: directories as a sweep leaves them, with results that are known."""
 
 import json
-import os
+import math
+import zlib
+from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-from train_case import write_case
+import numpy as np
 
-from runners import study
-from runners.studies.fork import forked
-from runners.sweep import command
+from runners import runfile
 
-STUDY = """study: tiny
-base: run.yaml
-run: {train: {steps: 8, precision: fp32}, set: {n_layers: 1}, checkpoint: {every: 2}, log: {evaluate: 4}}
-grid: {block: [baseline, qk_norm], optim.lr: [1e-3, 1e-2]}
-diverged: {margin: 1.0, window: 3, val_margin: 0.5}
-max_lr: {low: 1e-3, high: 1000, factor: 8}
-"""
+RULE = {"loss_above": None, "margin": 1.0, "window": 50, "spike": {"z": 8.0, "in_a_row": 0}}
+RULE |= {"val_above": None, "val_margin": 0.5}
+TINY = {"set.d_model": 16, "set.n_layers": 2, "set.n_heads": 2}
+INITIAL = 5.0  # nats, the loss before any update
+STEPS = 100
 
-
-def write_study(folder: Path, text: str = STUDY) -> Path:
-    """A study file with its run file and its text in a folder."""
-    write_case(folder)
-    (folder / "study.yaml").write_text(text)
-    return folder / "study.yaml"
+Settings = dict[str, Any]
+Probes = Callable[[Settings, int], dict[str, float]]
+Loss = Callable[[Settings], float]  # infinite: the run diverges
 
 
-def sweep(path: Path, out: Path, *words: str) -> int:
-    """Exit code of `blockgraph sweep`."""
-    return command([str(path), "--out", str(out), *words])
+def make(
+    folder: Path, axes: dict[str, list[Any]], loss: Loss, *, points: dict[str, Any] | None = None,
+    probes: Probes | None = None, missing: Callable[[Settings], bool] | None = None,
+    rule: dict[str, Any] = RULE, base: dict[str, Any] = TINY,
+) -> Path:  # fmt: skip
+    """A study directory; `loss` tells each cell's final validation loss, `probes` its series at each probed step."""
+    folder.mkdir(parents=True)
+    (folder / "cells").mkdir()
+    facts = {"study": folder.name, "axes": axes, "points": points or {}, "diverged": rule, "max_lr": None, "run": {}}
+    (folder / "study.yaml").write_text(runfile.to_yaml(facts))
+    lines = []
+    for values in product(*axes.values()):
+        settings = dict(zip(axes, values, strict=True))
+        name = "-".join(str(value).replace("/", "_") for value in values)
+        lines.append(json.dumps({"name": name, "settings": settings, "probe": False}))
+        keys = base | {key: value for axis in axes for key, value in _keys(axis, settings[axis], points or {}).items()}
+        (folder / "cells" / f"{name}.yaml").write_text(runfile.to_yaml(_nested(keys)))
+        if missing is None or not missing(settings):
+            _run(folder / "cells" / name, settings, loss(settings), probes)
+    (folder / "cells.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
 
 
-def begun(path: Path, out: Path, *words: str) -> int:
-    """The id of a new process that sweeps; what it says goes to a file beside the study."""
-    return forked(lambda: sweep(path, out, *words), path.parent / f"{out.name}.log")
+def noise(settings: Settings, scale: float = 0.01) -> float:
+    """A number that the settings decide, the same on every machine."""
+    return scale * (zlib.crc32(json.dumps(settings, sort_keys=True).encode()) / 2**31 - 1)
 
 
-def waited(child: int) -> int:
-    """The exit code of a process."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def _keys(axis: str, label: Any, points: dict[str, Any]) -> dict[str, Any]:
+    if axis in points:
+        return dict(points[axis][label])
+    return {axis if "." in axis else f"set.{axis}": label}
 
 
-def story(out: Path) -> dict[str, object]:
-    """All that a study has come to, without what a clock, a process or a machine decides."""
-    return {cell.name: (cell.state, cell.settings, _facts(cell), _series(cell)) for cell in study.read(out).cells}
+def _nested(keys: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {"tokenizer": {"vocab": 300}, "train": {"steps": STEPS}}
+    for key, value in keys.items():
+        head, _, rest = key.partition(".")
+        nested.setdefault(head, {})[rest] = value
+    return nested
 
 
-def _facts(cell: study.Cell) -> dict[str, object]:
-    return {key: value for key, value in cell.facts.items() if key not in ("host", "pid")}
+def _run(
+    folder: Path, settings: Settings, loss: float, probes: Callable[[Settings, int], dict[str, float]] | None
+) -> None:
+    """The directory of a run whose loss falls to its last value, or which diverges half-way."""
+    folder.mkdir()
+    ended = math.isfinite(loss)
+    steps = [1, *range(10, (STEPS if ended else STEPS // 2) + 1, 10)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(_row(step, loss)) + "\n" for step in steps))
+    facts: dict[str, Any] = {
+        "state": "finished",
+        "step": STEPS,
+        "loss": loss,
+        "val_loss": loss,
+        "val_bits_per_byte": 1.0,
+    }
+    if not ended:
+        facts = {
+            "state": "diverged",
+            "step": steps[-1],
+            "rule": "loss_above",
+            "reason": "the smoothed loss, 9, was above 6",
+        }
+    (folder / "status.json").write_text(json.dumps(facts))
+    if probes:
+        _record(folder, [(step, probes(settings, step)) for step in steps])
 
 
-def _series(cell: study.Cell) -> list[dict[str, object]]:
-    rows = [json.loads(line) for line in cell.metrics.read_text().splitlines()] if cell.metrics.exists() else []
-    return [{key: value for key, value in row.items() if key != "tokens_per_s"} for row in rows]
+def _row(step: int, loss: float) -> dict[str, Any]:
+    share = (step - 1) / (STEPS - 1)
+    value = INITIAL + share * (loss - INITIAL) if math.isfinite(loss) else INITIAL + 8 * share
+    row = {"step": step, "loss": value, "grad_norm": 1.0, "lr": 1e-3, "tokens": step * 1000, "tokens_per_s": 10.0}
+    return row | ({"val_loss": value} if step % 20 == 0 and math.isfinite(loss) else {})
+
+
+def _record(folder: Path, rows: Iterable[tuple[int, dict[str, float]]]) -> None:
+    from runners.recorder import Recorder
+    from runners.series import Column
+
+    found = list(rows)
+    (folder / "probes").mkdir()
+    recorder = Recorder(folder / "probes", [Column(name, "1", "made up") for name in found[0][1]], 0)
+    for step, values in found:
+        recorder.append(step, {name: float(np.float32(value)) for name, value in values.items()})
+    recorder.close()

@@ -207,10 +207,10 @@ def test_stopping_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert train(run, tmp_path / "straight", *overrides) == 0
     real = Trainer.step
 
-    def step(self: Trainer, number: int) -> Any:
+    def step(self: Trainer, number: int, *rest: Any) -> Any:
         if number == 7:
             raise KeyboardInterrupt
-        return real(self, number)
+        return real(self, number, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", step)

@@ -156,7 +156,7 @@ def test_a_rank_of_many_takes_the_bytes_that_are_planned(tmp_path, mesh, block, 
     real._backward(1)
     real.optimizer.zero_grad()
     most, _ = measured(lambda: real._backward(2))
-    dtype, units = DTYPES[precision], sharding._units
+    dtype, units = DTYPES[precision], sharding.units
     setting = Setting(SEQ, dtype, RANKS, checkpointing == "block", again=micro < MICRO, units=units)
     assert peak(graph, LOSS, setting, micro) == pytest.approx(most, rel=TOLERANCE)
 

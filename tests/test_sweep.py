@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from study_case import STUDY, begun, story, sweep, waited, write_study
+from sweep_case import STUDY, begun, story, sweep, waited, write_study
 from train_case import assert_same
 
 from runners import speed, study, train

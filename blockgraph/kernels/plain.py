@@ -1,5 +1,6 @@
-"""Linear maps, norms and gains. Axes: B batch, T tokens, H heads, K features of a head."""
+"""Linear maps, norms, gains and gates. Axes: B batch, T tokens, H heads, K features of a head."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -7,6 +8,11 @@ from torch import Tensor
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` in the dtype of `x`; fp32 master weights are rounded here, and gradients come back fp32."""
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def learned_positions(x_BTD: Tensor, weight_SD: Tensor) -> Tensor:
+    """The first T of the S rows of a table added to the tokens, in their dtype; T above S raises `RuntimeError`."""
+    return x_BTD + weight_SD.narrow(0, 0, x_BTD.shape[-2]).to(x_BTD.dtype)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
@@ -28,6 +34,13 @@ def l2_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
+def hold_norm(x: Tensor, target: float, *, eps: float, through: bool = True) -> Tensor:
+    """The last axis scaled to the RMS `target` in fp32; without `through`, the factor counts as a constant."""
+    mean = x.float().square().mean(dim=-1, keepdim=True)
+    factor = target * torch.rsqrt((mean if through else mean.detach()) + eps)
+    return (x.float() * factor).to(x.dtype)
+
+
 def head_gain(x_BHTK: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """A gain and a bias [heads, K], one for each head, in fp32."""
     y_BHTK = x_BHTK.float()
@@ -38,3 +51,19 @@ def head_gain(x_BHTK: Tensor, weight: Tensor | None = None, bias: Tensor | None 
 def layer_scale(x: Tensor, weight: Tensor) -> Tensor:
     """`weight * x` in the dtype of `x`."""
     return x * weight.to(x.dtype)
+
+
+def dynamic_tanh(x: Tensor, weight: Tensor, bias: Tensor, alpha: Tensor) -> Tensor:
+    """`weight * tanh(alpha * x) + bias` in fp32, given back in the dtype of `x`."""
+    return (weight.float() * torch.tanh(alpha.float() * x.float()) + bias.float()).to(x.dtype)
+
+
+def sigmoid(x: Tensor, shift: float = 0.0) -> Tensor:
+    """`1 / (1 + exp(-(x + shift)))` in fp32, given back in the dtype of `x`."""
+    return torch.sigmoid(x.float() + shift).to(x.dtype)
+
+
+def opened(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """What a head would multiply, for a loss that makes the logits itself."""
+    # Views, because FSDP puts a hook on every output at every step, and those on a parameter would stay.
+    return x, *(weight.view_as(weight) for weight in weights)

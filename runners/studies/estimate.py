@@ -111,8 +111,9 @@ def _time(study: StudyFile, cell: Planned, threads: int) -> list[float]:
 
     torch.set_num_threads(threads)
     began = time.perf_counter()
-    inputs = session.prepare(cell.run, study.ops)
-    trainer = session.build(cell.run, inputs, World(Launch(), torch.device("cpu")))
+    world = World(Launch(), torch.device("cpu"))
+    inputs = session.lowered_for(cell.run, session.prepare(cell.run, study.ops), world)
+    trainer = session.build(cell.run, inputs, world)
     trainer.step(1)
     ready = time.perf_counter()
     for number in range(STEPS):
