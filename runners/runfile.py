@@ -45,10 +45,10 @@ class RunFile:
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> RunFile:
     """Read a run file and lay `key=value` overrides over it; raise `SpecError` with every fault."""
-    text = read(path)
+    problems = Problems()
+    text = read(path, problems)
     for override in overrides:
         text = _overridden(text, override)
-    problems = Problems()
     config = fill(RunConfig, _named(text, Path(path)), problems)
     problems.stop_if_any()
     assert config is not None
