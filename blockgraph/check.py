@@ -7,7 +7,7 @@ from blockgraph.causality import tell_leaks
 from blockgraph.dims import LAYER, RUNTIME, Dims, Size
 from blockgraph.errors import OpError, Problems, Told
 from blockgraph.graph import LOST, Graph, Node, Ref, running_order
-from blockgraph.owners import kept, misowned, refuse_state_of_inputs, refuse_unsettled
+from blockgraph.owners import kept, misowned, refuse_state_of_inputs, refuse_unchangeable, refuse_unsettled
 from blockgraph.types import Flow, Type
 from blockgraph.usage import tell_cycles, tell_unused
 
@@ -59,6 +59,7 @@ class _Checker:
         if len(known) < len(inputs):
             return node
         try:
+            refuse_unchangeable(node)
             result = node.op.infer(*known)
             types = result if isinstance(result, dict) else {node.outputs[0]: result}
             params, states = node.op.parameters(*known), node.op.states(*known)

@@ -70,7 +70,7 @@ class ClassText:
     def tensors(self, node: Node) -> list[str]:
         """The declarations of one node."""
         calls = [self.declaration(node, param, _group(param)) for param in node.params]
-        calls += [self.declaration(node, state, ["trained=False"]) for state in node.states]
+        calls += [self.declaration(node, state, _kept(state)) for state in node.states]
         numbers = self.constants.by_owner.get(_path(node), {})
         calls += [f'self.declare_constant("{path}", {number})' for path, number in numbers.items()]
         return [line for call in calls for line in statement("", call)]
@@ -145,7 +145,8 @@ class ClassText:
 
     def action(self, node: Node, method: str) -> list[str]:
         """What one node does, on the parameters themselves; of layers that share them the first acts."""
-        ports = {port: ref for port, ref in node.inputs.items() if port in node.op.weights or node.states}
+        apart = (*node.op.weights, *node.op.changes)
+        ports = {port: ref for port, ref in node.inputs.items() if port in apart or node.renews}
         tensors = {port: self.value(ref) for port, ref in ports.items()} | _owned(node)
         call = node.op.on_init if method == "finish_init" else node.op.on_step
         statements = call(_NodeSite(self, node), **tensors).splitlines()
@@ -158,7 +159,7 @@ class ClassText:
     def before(self, node: Node) -> set[str]:
         """Paths of the nodes whose values an action reads; all of them come from parameters alone."""
         found: set[str] = set()
-        waiting = list(node.inputs.values()) if node.states else []
+        waiting = list(node.inputs.values()) if node.renews else []
         while waiting:
             ref = waiting.pop()
             if ref.kind == "node" and ref.owner not in found:
@@ -211,6 +212,10 @@ def _quoted(path: str) -> str:
 def _group(param: Param) -> list[str]:
     lr = [f"lr={python(param.lr)}"] * (param.lr.value != 1.0)
     return ["decay=False"] * (not param.decay) + lr
+
+
+def _kept(state: State) -> list[str]:
+    return ["trained=False"] + ["measured=True"] * state.measured
 
 
 def _start(init: Init) -> tuple[str, str]:

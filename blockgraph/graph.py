@@ -63,6 +63,11 @@ class Node:
         """Whether the node is written on another node's weight port."""
         return "@" in self.path
 
+    @property
+    def renews(self) -> bool:
+        """Whether actions set its states from the values of its inputs."""
+        return any(not state.measured for state in self.states)
+
     def data(self) -> dict[str, Ref]:
         """Inputs without the wired weights."""
         return {port: ref for port, ref in self.inputs.items() if port not in self.op.weights}

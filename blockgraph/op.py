@@ -44,11 +44,16 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A tensor in fp32 that a node keeps and the optimiser does not train, such as a power iteration's vectors."""
+    """A tensor in fp32 that a node keeps and the optimiser does not train, such as a power iteration's vectors.
+
+    One that is `measured` holds the greatest values that the forward passes of a step have written there, of all ranks
+    once the step's actions read it; after them it has its initial value again, so checkpoints do not hold it.
+    """
 
     name: str
     sizes: tuple[Size, ...]
     init: Init
+    measured: bool = False
 
 
 class Site(Protocol):
@@ -70,6 +75,7 @@ class Op(Fields):
     example: ClassVar[str]
     weights: ClassVar[tuple[str, ...]] = ()  # parameters that a spec may wire from elsewhere
     of_weight: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing once those are wired
+    changes: ClassVar[tuple[str, ...]] = ()  # ports whose value is a parameter that the actions change
     outputs: ClassVar[tuple[str, ...]] = ("out",)
 
     def infer(self, *inputs: Any) -> Type | dict[str, Type]:

@@ -58,9 +58,18 @@ def refuse_unsettled(tensors: Iterable[Param | State]) -> None:
             raise OpError(f"its {tensor.name} has no axis; a single number has the shape [1]")
 
 
+def refuse_unchangeable(node: Node) -> None:
+    """Refuse anything but a parameter where the node's actions would change it."""
+    for port in node.op.changes:
+        if node.inputs[port].kind != "param":
+            told = f"its {port} is changed after every step, so it names a parameter, such as qkv.weight"
+            raise OpError(f"{told}; {node.inputs[port]} is a value")
+
+
 def refuse_state_of_inputs(node: Node, states: tuple[State, ...], graph: Graph) -> None:
     """Refuse a state that would be renewed from an input: after a step there are parameters, and no inputs to read."""
-    waiting, seen = list(node.inputs.values()) if states else [], set[str]()
+    renewed = any(not state.measured for state in states)
+    waiting, seen = list(node.inputs.values()) if renewed else [], set[str]()
     while waiting:
         ref = waiting.pop()
         if ref.kind == "input":

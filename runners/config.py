@@ -50,9 +50,19 @@ class Train(Fields):
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of the order of the data")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the compute; master weights and loss are fp32")
     compile: Literal["auto", True, False] = Field("auto", description="torch.compile blocks and loss; auto: on CUDA")
+    loss: Literal["auto", "plain", "chunked"] = Field(
+        "auto", description="logits made whole, or in parts and again in the backward pass; auto: by their size"
+    )
     shard: int | None = Field(None, gt=0, description="processes that share one copy of the state; null: all of them")
     checkpointing: Literal["none", "block"] = Field(
         "none", description="activations computed again in the backward pass: none, or all inside each block"
+    )
+    timeout_s: float = Field(
+        600.0,
+        ge=5,
+        allow_inf_nan=False,
+        description="seconds without a sign of a process, or for which the others wait, that end the run; "
+        "more than one process takes alone, as to verify a checkpoint; compiling does not count",
     )
     diverged: Diverged = Field(Diverged(), description="when a run counts as diverged and ends")
     on_fault: Literal["stop", "skip", "rollback"] = Field(

@@ -14,7 +14,7 @@ from blockgraph.memory import Setting, Timeline, refill, timeline
 from runners import optim, sharding
 from runners.config import RunConfig
 from runners.devices import Machines
-from runners.loss import loss_for
+from runners.objective import objective
 from runners.runfile import RunFile
 from runners.trainer import DTYPES
 
@@ -148,7 +148,8 @@ class _Steps:
         dtype = DTYPES[config.train.precision]
         setting = Setting(config.data.seq, dtype, ranks, recompute, again, sharding.units)
         try:
-            return timeline(self.graph, loss_for(config.optim.z_loss, compiled=False), setting, self.micro)
+            made = objective(self.run, self.graph)
+            return timeline(made.graph, made.loss(config.optim.z_loss, compiled=False), setting, self.micro)
         except (DataDependentOutputException, UnsupportedOperatorException) as error:
             told = f"a plan runs the model without data, and {error.func} asks for them"
             raise self.run.refuse("model", told) from None

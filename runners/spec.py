@@ -10,6 +10,7 @@ from blockgraph.errors import Problem, SpecError
 from blockgraph.graph import Graph
 from blockgraph.library import is_path
 from blockgraph.op import Op
+from runners import tokenizer
 from runners.runfile import RunFile
 
 
@@ -30,6 +31,12 @@ def graph_of(run: RunFile, ops: Mapping[str, type[Op]], vocab: int | None = None
     if graph.kind != "model":
         raise run.refuse("model", f"'{model}' is a {graph.kind}, not a model", "give it to a slot: set.block")
     return graph
+
+
+def vocab_of(run: RunFile) -> int:
+    """Pieces of the run's tokenizer, which is not trained for this."""
+    config = run.config.tokenizer
+    return config.vocab or tokenizer.load(run.base / str(config.path)).vocab
 
 
 def _located(run: RunFile, key: str, value: int | str) -> int | str:

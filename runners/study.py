@@ -79,7 +79,7 @@ def read(directory: str | Path) -> Study:
         points=facts["points"],
         rule=facts["diverged"],
         search=facts["max_lr"] or {},
-        cells=[_cell(directory, row, failures.get(row["name"])) for row in rows],
+        cells=[cell(directory, row, failures) for row in rows],
     )
 
 
@@ -112,9 +112,10 @@ def status_of(run: Path) -> tuple[str, dict[str, Any]]:
     return ("stopped", facts | {"reason": "killed"}) if state == "running" and not held(run) else (state, facts)
 
 
-def _cell(directory: Path, row: dict[str, Any], failure: str | None) -> Cell:
+def cell(directory: Path, row: dict[str, Any], failures: dict[str, str]) -> Cell:
+    """How the cell of a line of `cells.jsonl` stands; what `failures_of` keeps of it counts unless it has ended."""
     run = directory / RUNS / row["name"]
     state, facts = status_of(run)
-    if failure is not None and state not in ("running", *ENDED):
-        state, facts = "failed", facts | {"reason": failure}
+    if row["name"] in failures and state not in ("running", *ENDED):
+        state, facts = "failed", facts | {"reason": failures[row["name"]]}
     return Cell(row["name"], row["settings"], run, state, facts, row["probe"])

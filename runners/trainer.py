@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blockgraph.kernels.base import GraphModule, assign
 from runners import optim
 from runners.config import RunConfig
-from runners.loss import loss_for
+from runners.loss import Loss, loss_for
 from runners.schedule import factor
 from runners.shards import Dataset
 from runners.world import World
@@ -43,13 +43,21 @@ class Trainer:
     process takes its share of every batch, in the order of the ranks, so what is learned does not follow from theirs.
     """
 
-    def __init__(self, model: GraphModule, config: RunConfig, data: Dataset, world: World, compiled: bool):
+    def __init__(
+        self,
+        model: GraphModule,
+        config: RunConfig,
+        data: Dataset,
+        world: World,
+        compiled: bool,
+        loss: Loss | None = None,
+    ):
         model.compute_dtype = DTYPES[config.train.precision]
         self.model, self.config, self.world = model, config, world
         self.train, self.validation = data.train.shuffled(config.train.seed), data.validation
         self.optimizer = optim.make(model, model.weights, config.optim, compiled)
         self.parameters = dict(model.named_parameters())
-        self.loss = loss_for(config.optim.z_loss, compiled)
+        self.loss = loss or loss_for(config.optim.z_loss, compiled)
 
     def step(
         self, number: int, batch: int | None = None, accepts: Callable[[Step], bool] = lambda step: not step.fault
@@ -67,6 +75,8 @@ class Trainer:
         step = Step(number, loss.item(), z_loss.item(), norm.item())
         if accepts(step):
             self._update(number, norm)
+        else:
+            self.model.forget()
         self.optimizer.zero_grad()
         return step
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from runners.launch import Launch
+
+MESSAGE_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,11 @@ class World:
 
 
 @contextmanager
-def joined(launch: Launch, shard: int | None) -> Iterator[World]:
+def joined(launch: Launch, shard: int | None, timeout_s: float) -> Iterator[World]:
     """The world of this process until the end of the block: gloo on CPUs, nccl between GPUs.
 
-    `shard` processes share one copy of the state; None: all of them.
+    `shard` processes share one copy of the state; None: all of them. A message that never comes is an error long after
+    `timeout_s`, in which the signs of life tell what is the matter.
     """
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", launch.local) if cuda else torch.device("cpu")
@@ -81,7 +85,8 @@ def joined(launch: Launch, shard: int | None) -> Iterator[World]:
         return
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    timeout = timedelta(seconds=max(MESSAGE_SECONDS, 2 * timeout_s))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout)
     try:
         yield World(launch, device, _mesh(launch, device.type, launch.sharing(shard)))
     finally:

@@ -12,6 +12,7 @@ import torch
 from ranks import Job, apart, on_ranks
 from train_case import assert_same, series, state, train, write_case
 
+import blockgraph as bg
 from runners import speed
 from runners.checkpoint import Checkpoints
 
@@ -20,13 +21,18 @@ pytestmark = pytest.mark.dist
 STEPS = ("train.steps=20", "train.batch=8", "train.micro_batch=4", "checkpoint.every=20", "log.evaluate=20")
 BLOCKS = ("baseline", "qk_norm_cap", "sigma_reparam")
 UNEVEN = (*STEPS, "set.d_model=66", "set.n_heads=3", "set.vocab=307", "train.steps=12", "checkpoint.every=5")
-CASES = {f"{block}-fp32": (*STEPS, f"set.block={block}") for block in BLOCKS}
+SPECS = Path(__file__).parent / "specs"
+ACTING = (*STEPS, f"model={SPECS / 'after_step.yaml'}", "set={d_model: 16, n_heads: 2}")
+CASES = {f"{block}-fp32": (*STEPS, f"set.block={block}") for block in BLOCKS} | {"after_step-fp32": ACTING}
 MIXED = {f"{block}-bf16": (*STEPS, f"set.block={block}", "train.precision=bf16") for block in BLOCKS}
 MICRO = {f"micro-{count}": (*STEPS, f"train.micro_batch={count}", "optim.z_loss=1e-3") for count in (1, 2, 4)}
 AGAIN = ("set.block=sigma_reparam", "train.checkpointing=block")
 HYBRID = {f"{name}-2x2": (*overrides, "train.shard=2") for name, overrides in CASES.items()}
-SHARED = {"shared": (*STEPS, f"model={Path(__file__).parent / 'specs' / 'shared.yaml'}", "set.block=baseline")}
-ALONE = CASES | MIXED | MICRO | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
+SHARED = {"shared": (*STEPS, f"model={SPECS / 'shared.yaml'}", "set.block=baseline")}
+PARTS = {
+    f"parts-{name}": (*overrides, "train.loss=chunked") for name, overrides in (CASES | MIXED).items() if "qk" in name
+}
+ALONE = PARTS | CASES | MIXED | MICRO | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +110,30 @@ def test_bf16_on_two_processes_gives_the_losses_of_one(one, two, name):
     assert apart(two / name, one / name) < 2e-3
 
 
+@pytest.mark.parametrize("name", PARTS)
+def test_logits_made_in_parts_change_no_loss_on_one_process_or_two(one, two, name):
+    for folder in (one, two):
+        assert apart(folder / name, one / name.removeprefix("parts-")) < (2e-3 if "bf16" in name else 1e-5)
+
+
 def test_trap_2_the_first_loss_does_not_depend_on_the_world(one, two, four):
     for name in CASES:
         first = [series(folder / name)[0]["loss"] for folder in (one, two, four)]
         assert first == pytest.approx([first[0]] * 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("ranks", ["one", "two", "four"])
+def test_actions_after_a_step_hold_for_the_whole_weights_on_any_number_of_processes(request, ranks):
+    found = state(request.getfixturevalue(ranks) / "after_step-fp32")
+    rows = [found["embed.weight"], found["layers.1.fc1.weight"], found["layers.1.fc2.weight"].T]
+    for unit in rows:
+        torch.testing.assert_close(unit.norm(dim=1), torch.ones(len(unit)))
+    u, v, weight = (found[f"layers.1.proj.{name}"] for name in ("u", "v", "weight"))
+    torch.testing.assert_close(torch.nn.functional.normalize(weight @ v, dim=0), u, rtol=1e-5, atol=1e-6)
+    start = bg.compile(SPECS / "after_step.yaml", d_model=16, n_heads=2, vocab=300).layers[1].qkv.weight
+    before, after = (x.chunk(3) for x in (start, found["layers.1.qkv.weight"]))
+    assert after[0].norm() < before[0].norm() / 2  # QK-clip was at work, on q and k alone
+    assert after[2].norm() > before[2].norm() / 2
 
 
 def test_trap_8_accumulation_on_two_processes_divides_gradients_once(one, two):
@@ -144,9 +170,9 @@ def test_trap_5_the_power_iteration_keeps_fp32_under_bf16(two):
 
 
 def test_trap_12_a_step_sends_one_packed_reduction(two):
-    steps, validations, start = 20, 1, 1
+    steps, validations, start, end = 20, 1, 2, 1
     # The other message of a step is the wish to stop.
-    assert json.loads((two / "baseline-fp32" / "calls.json").read_text()) == 2 * steps + validations + start
+    assert json.loads((two / "baseline-fp32" / "calls.json").read_text()) == 2 * steps + validations + start + end
 
 
 @pytest.mark.parametrize(

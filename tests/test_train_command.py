@@ -223,7 +223,7 @@ def test_help_shows_an_example_and_every_exit_code(capsys):
     told = capsys.readouterr().out
     assert error.value.code == 0
     assert "blockgraph train specs/runs/demo.yaml" in told
-    assert all(f"  {code:<4}" in told for code in (0, 1, 2, 70, 71, 72, 74, 75))
+    assert all(f"  {code:<4}" in told for code in (0, 1, 2, 70, 71, 72, 74, 75, 124))
 
 
 def test_a_mistake_is_told_before_torch_is_imported(tmp_path, tiny):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pydantic.fields import FieldInfo
 
 from blockgraph.commands.common import add_ops, own_ops
-from blockgraph.dims import Number
+from blockgraph.dims import Number, Size
 from blockgraph.errors import Place, Problem, SpecError, near_miss
 from blockgraph.op import Op
 
@@ -56,7 +56,13 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if value is None:
         return "the op's own"
-    return str(value) if isinstance(value, Number) else str(value).lower() if isinstance(value, bool) else repr(value)
+    return (
+        str(value)
+        if isinstance(value, Number | Size)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else repr(value)
+    )
 
 
 def _sentence(op: type[Op]) -> str:

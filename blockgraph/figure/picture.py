@@ -163,7 +163,7 @@ def _links(nodes: Flat, entry: Entry, detail: Detail) -> list[Link]:
         if not (value.owned and value.slot == entry.owns):
             source = _source(nodes, value)
             shape = _shape(entry.graph, entry.graph.type_of(entry.node.inputs[port]), detail)
-            weight = port in entry.node.op.weights
+            weight = port in (*entry.node.op.weights, *entry.node.op.changes)
             order = (source.order, float(index))
             links.append(
                 Link(source.slot, source.port, entry.slot, port, order, source.label, shape, weight, source.tied)

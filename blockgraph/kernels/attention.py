@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from blockgraph.kernels.base import placed
+
 
 def split_heads(x_BTD: Tensor, heads: int, parts: int | None = None) -> Tensor | tuple[Tensor, ...]:
     """[batch, seq, parts * heads * K] to `parts` views [batch, heads, seq, K]; one view when `parts` is None."""
@@ -46,6 +48,25 @@ def causal_mask(scores_TS: Tensor, window: int | None = None) -> Tensor:
     if window is not None:
         hidden_TS = hidden_TS | ones_TS.tril(keys - queries - window)
     return scores_TS.masked_fill(hidden_TS, float("-inf"))
+
+
+def watched(logits_BHTS: Tensor, greatest_H: Tensor, training: bool) -> Tensor:
+    """The logits as they are; in training `greatest_H` takes each head's greatest one where that is greater.
+
+    Running twice on the same logits, as recomputation does, changes nothing.
+    """
+    if training:
+        seen_H = logits_BHTS.detach().amax(dim=(0, 2, 3)).float()
+        greatest_H.copy_(torch.maximum(greatest_H, seen_H))
+    return logits_BHTS
+
+
+def clip_heads(weight_ED: Tensor, greatest_H: Tensor, tau: float, parts: int) -> None:
+    """Scale the rows of each head in the first two of the parts by `sqrt(min(1, tau / greatest))`, in place."""
+    heads = len(greatest_H)
+    factor_PHK = greatest_H.new_ones(parts, heads, weight_ED.shape[0] // (parts * heads))
+    factor_PHK[:2] = (tau / greatest_H.clamp(min=tau)).sqrt()[:, None]
+    weight_ED.mul_(placed(factor_PHK.reshape(-1, 1), weight_ED))
 
 
 def softmax(x: Tensor) -> Tensor:

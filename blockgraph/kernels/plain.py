@@ -46,3 +46,9 @@ def head_gain(x_BHTK: Tensor, weight: Tensor | None = None, bias: Tensor | None 
 def layer_scale(x: Tensor, weight: Tensor) -> Tensor:
     """`weight * x` in the dtype of `x`."""
     return x * weight.to(x.dtype)
+
+
+def opened(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """What a head would multiply, for a loss that makes the logits itself."""
+    # Views, because FSDP puts a hook on every output at every step, and those on a parameter would stay.
+    return x, *(weight.view_as(weight) for weight in weights)

@@ -14,6 +14,7 @@ from blockgraph.ops.matmul import Matmul
 from blockgraph.ops.merge_heads import MergeHeads
 from blockgraph.ops.multiply import Multiply
 from blockgraph.ops.parameter import Parameter
+from blockgraph.ops.qk_clip import QkClip
 from blockgraph.ops.relu import Relu
 from blockgraph.ops.rms_norm import RmsNorm
 from blockgraph.ops.rope import Rope
@@ -45,6 +46,7 @@ OPS = table(
         SoftTemp,
         SoftCap,
         CausalMask,
+        QkClip,
         Softmax,
         SoftClip,
         LayerScale,

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A declared tensor: shape, initial values, and for a parameter its group in the optimiser."""
+    """A declared tensor: shape, initial values, and for a parameter its group in the optimiser.
+
+    A `measured` one holds the greatest values that the forward passes of a step have written there.
+    """
 
     shape: tuple[int, ...]
     init: str
@@ -26,6 +30,7 @@ class Weight:
     decay: bool = True
     lr: float = 1.0
     trained: bool = True
+    measured: bool = False
 
 
 def initial_value(seed: int, name: str, weight: Weight) -> Tensor:
@@ -58,13 +63,27 @@ class Parameters(nn.Module):
 WRAPPERS = ("_checkpoint_wrapped_module", "_orig_mod")  # names that torch puts between ours
 
 
-def assign(x: Any, value: Tensor) -> None:
-    """Set a tensor, or this rank's shard of it, from the full value, which is equal on all ranks."""
-    if hasattr(x, "full_tensor"):
-        from torch.distributed.tensor import distribute_tensor
+def placed(value: Tensor, like: Any) -> Tensor:
+    """A full value, which is equal on all ranks, sharded as another tensor is."""
+    if not hasattr(like, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
 
-        value = distribute_tensor(value.to(x.device), x.device_mesh, x.placements, src_data_rank=None)
-    x.copy_(value)
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def assign(x: Tensor, value: Tensor) -> None:
+    """Set a tensor, or this rank's shard of it, from the full value, which is equal on all ranks."""
+    x.copy_(placed(value, x))
+
+
+def take_greatest(tensors: list[Tensor]) -> None:
+    """Set every entry to the greatest that it is on any rank, in one message."""
+    if tensors and dist.is_available() and dist.is_initialized():
+        packed = torch.cat([x.flatten() for x in tensors])
+        dist.all_reduce(packed, dist.ReduceOp.MAX)
+        for x, value in zip(tensors, torch.split(packed, [x.numel() for x in tensors]), strict=True):
+            x.copy_(value.view_as(x))
 
 
 class GraphModule(nn.Module):
@@ -84,7 +103,7 @@ class GraphModule(nn.Module):
         if weight.trained:
             place.register_parameter(name, nn.Parameter(value))
         else:
-            place.register_buffer(name, value)
+            place.register_buffer(name, value, persistent=not weight.measured)
 
     def declare_constant(self, path: str, value: float) -> None:
         """Make a number that differs between layers, a 0-d buffer outside the state dict, at `constants.PATH`."""
@@ -159,9 +178,22 @@ class GraphModule(nn.Module):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """What the nodes do after each optimiser step, such as a power iteration."""
+        """What the nodes do after each optimiser step, such as a power iteration; what was measured counts once."""
+        take_greatest([x for x, _ in self._measured()])
         for _, graph in self.graphs():
             graph.finish_step()
+        self.forget()
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Drop what forward passes have measured, as when their step is not taken."""
+        for x, weight in self._measured():
+            x.fill_(weight.number)
+
+    def _measured(self) -> list[tuple[Tensor, Weight]]:
+        """The tensors that forward passes write to."""
+        found = [(graph._place(path), weight) for _, graph in self.graphs() for path, weight in graph.table.items()]
+        return [(getattr(place, name), weight) for (place, name), weight in found if weight.measured]
 
     def finish_init(self) -> None:
         """This graph's own actions once its parameters have their initial values."""
