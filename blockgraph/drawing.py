@@ -82,13 +82,13 @@ def save(scene: Scene, path: str | Path) -> Path:
     if found in TEXTS:
         return write(path, TEXTS[found](scene))
     if found == ".svg":
-        return write(path, _svg(scene, str(path)))
+        return write(path, svg_of(scene, str(path)))
     return write(path, engine.draw(dot.dot(scene), "pdf" if found == ".pdf" else "png", str(path)))
 
 
 def svg(shown: Graph | Diff) -> str:
     """The SVG of a graph, or of two graphs side by side; raises `SpecError` where Graphviz is missing."""
-    return _svg(figure(shown) if isinstance(shown, Graph) else beside(shown))
+    return svg_of(figure(shown) if isinstance(shown, Graph) else beside(shown))
 
 
 def figure(graph: Graph, options: Options = Options()) -> Scene:
@@ -145,7 +145,8 @@ def _lines(graph: Graph, options: Options) -> list[str]:
     return lines
 
 
-def _svg(scene: Scene, path: str = "figure.svg") -> str:
+def svg_of(scene: Scene, path: str = "figure.svg") -> str:
+    """The SVG of a scene; raises `SpecError` where Graphviz is missing."""
     return finished(engine.draw(dot.dot(scene), "svg", path), scene)
 
 

@@ -92,6 +92,11 @@ def room(axes: Axes, values: list[float], cap: float) -> list[float]:
     return [value if np.isfinite(value) and value <= cap else cap for value in values]
 
 
+def named(svg: str, name: str) -> str:
+    """An SVG whose ids begin with a name of its own, so that several can stand on one page."""
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+
+
 def _ticks(axis: Any) -> None:
     """Numbers for the ticks of a logarithmic axis that spans few decades, where powers of ten are too sparse."""
     if axis.get_scale() != "log" or not axis.get_visible():
@@ -124,7 +129,7 @@ def _svg(sheet: Sheet, name: str, about: str) -> str:
     stream = io.StringIO()
     sheet.savefig(stream, format="svg", metadata=NOTHING)
     text = stream.getvalue()
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
+    text = named(text[text.index("<svg") :], name)
     escaped = about.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return text.replace("<svg ", f'<svg role="img" aria-label="{escaped}" ', 1)
 

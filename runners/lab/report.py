@@ -7,6 +7,7 @@ from runners.lab.lab import Lab
 from runners.lab.section import Section, Table
 from runners.lab.sections import (
     attention,
+    blockmap,
     curves,
     epsilon,
     forecast,
@@ -24,7 +25,21 @@ from runners.study import Cell
 
 SECTIONS: tuple[Callable[[Lab], Section], ...] = tuple(
     module.section
-    for module in (table3, table4, curves, norms, softmax, attention, rates, shape, forecast, knobs, output, epsilon)
+    for module in (
+        table3,
+        table4,
+        curves,
+        norms,
+        blockmap,
+        softmax,
+        attention,
+        rates,
+        shape,
+        forecast,
+        knobs,
+        output,
+        epsilon,
+    )
 )
 ORDER = ("finished", "diverged", "running", "stopped", "failed", "missing")
 

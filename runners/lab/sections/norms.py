@@ -76,10 +76,10 @@ def _figure(pair: Pair, layer: int, kinds: tuple[tuple[str, str, str], ...], cap
         for row, site in zip(axes, linears, strict=True):
             for ax, (quantity, letter, unit) in zip(row, kinds, strict=True):
                 _lines(ax, pair, f"{site}.{quantity}")
-                label(ax, "step" if site == linears[-1] else "", f"‖{letter}‖ ({unit})", log="y")
+                label(ax, "step", f"‖{letter}‖ ({unit})", log="y")
                 ax.set_title(short(site))
 
-    return figure(name, caption, f"{caption} {_told(pair, linears, kinds)}", draw, len(linears), len(kinds), 1.45)
+    return figure(name, caption, f"{caption} {_told(pair, linears, kinds)}", draw, len(linears), len(kinds), 1.6)
 
 
 def _lines(ax: Any, pair: Pair, name: str) -> None:

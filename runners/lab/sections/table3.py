@@ -26,7 +26,7 @@ def section(lab: Lab) -> Section:
     tables = [_verdicts(lab, size) for size in sizes] + [_ceilings(lab, size) for size in sizes]
     others = [_margins(lab, sizes[-1])] if lab.study.rule["val_above"] is None else []
     text = (lab.rule, HOW, *_told(lab, sizes))
-    return Section(TITLE, text, (*tables, *others), tuple(_figure(lab, size) for size in sizes))
+    return Section(TITLE, text, (*tables, *others), (_figure(lab, sizes[-1]),))
 
 
 def _verdicts(lab: Lab, size: str) -> Table:
@@ -119,7 +119,7 @@ def _figure(lab: Lab, size: str) -> Figure:
         "stable to the next rate tried, over all seeds; arrow: the grid ends there."
     )
     return figure(
-        f"ceilings-{lab.sizes.index(size)}", caption, f"Highest stable learning rate of each block: {words}.", draw,
+        "ceilings", caption, f"Highest stable learning rate of each block: {words}.", draw,
         height=1.1 + 0.28 * len(arms),
     )  # fmt: skip
 
