@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_studies import INITIAL, N_OF, STEPS, Settings, make, noise
 from matplotlib.figure import Figure as Sheet
-from study_case import INITIAL, N_OF, STEPS, Settings, make, noise
 
 from runners import report as module
 from runners.lab import plots
@@ -327,6 +327,8 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("survives", range(5))  # figure as SVG and PDF, then the three texts
 def test_a_report_killed_while_it_is_written_leaves_every_text_with_its_figures(survives, tmp_path, monkeypatch):
+    axes = {"block": ["baseline"], "optim.lr": RATES, "train.seed": [0]}
+    study = make(tmp_path / "killed", axes, lambda s: 2.0)
     assert command([str(study)]) == 0
     (study / "cells/baseline-0.1-0/status.json").write_text('{"state": "diverged", "step": 50, "rule": "non_finite"}')
     write, old, left = module.write, text(study), iter(range(survives))
