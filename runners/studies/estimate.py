@@ -10,13 +10,13 @@ from pathlib import Path
 import blockgraph
 from runners import study as reader
 from runners.devices import DEVICES
+from runners.flops import step_flops
 from runners.plan import UTILISATION
 from runners.progress import clock
 from runners.studies.file import Planned, StudyFile
 from runners.studies.fork import forked
 from runners.studies.local import cores, prepared
 
-BACKWARD = 2  # matrix products of the backward pass for each one of the forward pass
 STEPS = 3  # that are timed, after one that warms up
 HEAD = ("cell", "parameters", "tokens", "time", "state")
 
@@ -38,15 +38,15 @@ class Times:
 
 def flops(study: StudyFile, cell: Planned) -> int:
     """FLOP of matrix products in all steps of a cell."""
-    config = cell.run.config
-    forward = blockgraph.cost(study.graph(cell.run)).flops(batch=config.train.batch, seq=config.data.seq)
-    return (1 + BACKWARD) * forward * config.train.steps
+    train = cell.run.config.train
+    return step_flops(study.graph(cell.run), cell.run.config, train.checkpointing == "block") * train.steps
 
 
 def listing(study: StudyFile, cells: list[Planned], out: Path, jobs: int) -> str:
     """A table of the cells with what each costs, and what those that have not ended cost together."""
     begun = reader.read(out).cells if (out / reader.CELLS).exists() else []
     states = {cell.name: cell.state for cell in begun}
+    jobs = study.config.slurm.at_once if study.config.slurm else jobs
     seconds, basis = _seconds(study, cells, jobs)
     left = [cell for cell in cells if states.get(cell.name) not in reader.ENDED]
     rows = [HEAD, *(_row(study, cell, seconds(cell), states.get(cell.name, "missing")) for cell in cells)]

@@ -140,7 +140,7 @@ def _points(text: Mapping, problems: Problems) -> list[Points]:
     known = _labels(found)
     rules = [axes.exclusions(entry, known, problems) for entry in _entries(text, "exclude")]
     kept = [points for points in found or [()] if not axes.excluded(points, rules)]
-    if not kept:
+    if not kept and not problems.found:
         problems.add("every cell is excluded", text.keys["exclude"])
     return list({json.dumps(axes.settings(points)): points for points in kept}.values())
 
