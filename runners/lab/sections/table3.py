@@ -80,7 +80,7 @@ def _margins(lab: Lab, size: str) -> Table:
     headings = ("block", *(f"{margin:g} nats" for margin in MARGINS))
     return Table(
         f"Does it hang on the rule? Highest stable learning rate, {_model(lab, size)}, where the final validation loss "
-        "may lie so far above the lowest of the runs that differ in nothing but the learning rate.",
+        "may lie so far above the lowest at a lower learning rate.",
         headings, tuple(rows),
     )  # fmt: skip
 
@@ -91,8 +91,8 @@ def _told(lab: Lab, sizes: list[str]) -> list[str]:
     for size in sizes:
         for arm in lab.arms:
             for seed, found in lab.ceilings(arm, size).items():
-                if found.again:
-                    rates = ", ".join(f"{lr:g}" for lr in found.again)
+                if found.beyond:
+                    rates = ", ".join(f"{lr:g}" for lr in found.beyond)
                     told.append(
                         f"Not monotone: {arm}, seed {seed}, diverged at {found.diverged:g} and converged again at "
                         f"{rates}."
