@@ -1,5 +1,6 @@
 """A Transformer block as one YAML graph: checked, drawn, compiled, trained."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,21 +11,37 @@ from blockgraph.errors import SpecError
 from blockgraph.graph import Graph
 from blockgraph.load import Setting, load
 from blockgraph.ops import OPS
+from blockgraph.recompute import EVERYTHING, NOTHING
 
 if TYPE_CHECKING:
     from blockgraph.compare import Diff
 
-__all__ = ["OPS", "Cost", "Graph", "SpecError", "compile", "cost", "diff", "digest", "load", "render", "text"]
+__all__ = [
+    "EVERYTHING",
+    "OPS",
+    "Cost",
+    "Graph",
+    "SpecError",
+    "compile",
+    "cost",
+    "diff",
+    "digest",
+    "load",
+    "render",
+    "text",
+]
 
 
-def compile(spec: Graph | str, *, seed: int = 0, **settings: Setting) -> Any:
+def compile(spec: Graph | str, *, seed: int = 0, recompute: Sequence[str] = NOTHING, **settings: Setting) -> Any:
     """An `nn.Module` of a checked graph, or of a spec by name or path with its settings.
 
-    `seed` decides the initial values; inside `with torch.device("meta")` nothing is allocated. Raises `SpecError`.
+    `seed` decides the initial values; inside `with torch.device("meta")` nothing is allocated. `recompute` names nodes
+    and groups of the blocks, such as `attn` or `ff.fc1`, whose values are not kept for the backward pass but computed
+    there again; `EVERYTHING` recomputes all inside the blocks. Raises `SpecError`.
     """
     from blockgraph.model import build  # torch is imported only by those who compile
 
-    return build(_graph(spec, settings), seed)
+    return build(_graph(spec, settings), seed, recompute)
 
 
 def cost(spec: Graph | str, **settings: Setting) -> Cost:

@@ -8,6 +8,7 @@ import builtins
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from blockgraph.graph import Graph, Node, Ref
 from blockgraph.layout import docstring, one_line, signature, statement
 from blockgraph.loops import listed, loops
 from blockgraph.op import Param, Site, State
+from blockgraph.recompute import NOTHING, again
 
 BODY = " " * 8
 
@@ -26,8 +28,8 @@ BODY = " " * 8
 class ClassText:
     """One class in the making.
 
-    `blocks` names the classes of each stack's blocks, `shared` the paths that layers take from the first one, and
-    `carried` what the module defines elsewhere.
+    `blocks` names the classes of each stack's blocks, `shared` the paths that layers take from the first one, `carried`
+    what the module defines elsewhere, and `recompute` what the backward pass computes again.
     """
 
     graph: Graph
@@ -35,6 +37,7 @@ class ClassText:
     blocks: Mapping[str, tuple[str, ...]]
     shared: tuple[str, ...]
     carried: Iterable[str]
+    recompute: tuple[str, ...] = NOTHING
 
     def __post_init__(self) -> None:
         inputs = {name for kind in self.graph.inputs.values() for size in kind.sizes for name in size.names}
@@ -43,6 +46,7 @@ class ClassText:
         for ref in self.values():
             self.variables[ref] = unique(re.sub(r"[^A-Za-z0-9]+", "_", str(ref)), taken)
             taken.add(self.variables[ref])
+        self.taken = taken
         self.constants = Constants()
 
     def text(self) -> str:
@@ -94,15 +98,39 @@ class ClassText:
     def forward(self) -> list[str]:
         """The forward pass, a line for each node."""
         lines: list[str] = []
-        for group, nodes in groupby(self.graph.nodes.values(), key=self.group):
-            title = self.graph.groups[group].title if group else ""
-            lines += [f"{BODY}# {group}: {one_line(title)}"] if title else []
-            for node in nodes:
-                lines += self.loop(node) if node.blocks else self.line(node)
+        for repeated, found in groupby(self.graph.nodes.values(), key=partial(again, names=self.recompute)):
+            nodes = list(found)
+            lines += self.part(nodes) if repeated else self.lines(nodes)
         results = [self.value(ref) for ref in self.graph.outputs.values()]
         inputs = [f"{self.variables[Ref('input', name)]}: Tensor" for name in self.graph.inputs]
-        head = signature("forward", inputs, "Tensor" if len(results) == 1 else "tuple[Tensor, ...]")
+        head = signature("forward", ["self", *inputs], _given(results))
         return [*head, *self.sizes(), *lines, f"{BODY}return {', '.join(results)}"]
+
+    def lines(self, nodes: Iterable[Node], indent: int = len(BODY)) -> list[str]:
+        """The lines of some nodes, those of a group under its title."""
+        lines: list[str] = []
+        for group, members in groupby(nodes, key=self.group):
+            title = self.graph.groups[group].title if group else ""
+            lines += [f"{' ' * indent}# {group}: {one_line(title)}"] if title else []
+            for node in members:
+                lines += self.loop(node) if node.blocks else self.line(node, indent=indent)
+        return lines
+
+    def part(self, nodes: list[Node]) -> list[str]:
+        """Nodes as a function that the backward pass calls again; what it reads and gives is all that is kept."""
+        inside = {node.path for node in nodes}
+        read = {ref: None for node in nodes for ref in node.inputs.values() if ref.owner not in inside}
+        users = [node.inputs.values() for node in self.graph.nodes.values() if node.path not in inside]
+        wanted = {ref for refs in (*users, self.graph.outputs.values()) for ref in refs}
+        made = [Ref("node", node.path, port) for node in nodes for port in node.outputs]
+        names = [self.variables[ref] for ref in read if ref.kind != "param"]
+        results = [self.variables[ref] for ref in made if ref in wanted]
+        name = unique("part", self.taken)
+        self.taken.add(name)
+        head = signature(name, [f"{word}: Tensor" for word in names], _given(results), len(BODY))
+        body = [*self.lines(nodes, len(BODY) + 4), f"{BODY}    return {', '.join(results)}"]
+        call = statement(", ".join(results), f"recomputed({', '.join([name, *names])})")
+        return ["", *head, *body, "", *call]
 
     def group(self, node: Node) -> str:
         """Path of the group that a node, or the owner of the port it is written on, stands in."""
@@ -119,13 +147,13 @@ class ClassText:
         assert not wanted, wanted
         return lines
 
-    def line(self, node: Node, form: str = "{}") -> list[str]:
+    def line(self, node: Node, form: str = "{}", indent: int = len(BODY)) -> list[str]:
         """The line of one node; `form` is put round its parameters."""
         targets = ", ".join(self.variables[Ref("node", node.path, port)] for port in node.outputs)
         ports = [self.value(ref) for ref in node.data().values()]
         wired = {port: self.value(ref) for port, ref in node.inputs.items() if port in node.op.weights}
         tensors = {name: form.format(text) for name, text in _owned(node).items()} | wired
-        return statement(targets, node.op.lower(_NodeSite(self, node), *ports, **tensors), _place(node))
+        return statement(targets, node.op.lower(_NodeSite(self, node), *ports, **tensors), _place(node), indent)
 
     def value(self, ref: Ref) -> str:
         """Text of a value."""
@@ -203,6 +231,10 @@ def unique(word: str, taken: Container[str]) -> str:
     while name in taken:
         name, count = f"{word}_{count}", count + 1
     return name
+
+
+def _given(results: list[str]) -> str:
+    return "Tensor" if len(results) == 1 else "tuple[Tensor, ...]"
 
 
 def _quoted(path: str) -> str:

@@ -5,9 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from blockgraph.recompute import EVERYTHING, NOTHING
 from blockgraph.schema import Fields
 from runners.corpus import DataConfig
 from runners.tokenizer import TokenizerConfig
+
+RECOMPUTED: dict[str, tuple[str, ...]] = {"none": NOTHING, "block": EVERYTHING}
 
 
 class Spike(Fields):
@@ -51,8 +54,10 @@ class Train(Fields):
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the compute; master weights and loss are fp32")
     compile: Literal["auto", True, False] = Field("auto", description="torch.compile blocks and loss; auto: on CUDA")
     shard: int | None = Field(None, gt=0, description="processes that share one copy of the state; null: all of them")
-    checkpointing: Literal["none", "block"] = Field(
-        "none", description="activations computed again in the backward pass: none, or all inside each block"
+    checkpointing: Literal["none", "block"] | list[str] = Field(
+        "none",
+        description="activations computed again in the backward pass: none, all inside each block, or those inside "
+        "the nodes and groups of a list, such as [attn, ff.act]",
     )
     diverged: Diverged = Field(Diverged(), description="when a run counts as diverged and ends")
     on_fault: Literal["stop", "skip", "rollback"] = Field(
@@ -75,6 +80,16 @@ class Train(Fields):
     def micro(self) -> int:
         """Sequences in a forward pass."""
         return self.micro_batch or self.batch
+
+    @property
+    def checkpoints(self) -> str:
+        """How it is chosen what is computed again: none, block or selected."""
+        return self.checkpointing if isinstance(self.checkpointing, str) else "selected"
+
+    @property
+    def recompute(self) -> tuple[str, ...]:
+        """Nodes and groups of the blocks that are computed again."""
+        return RECOMPUTED[self.checkpointing] if isinstance(self.checkpointing, str) else tuple(self.checkpointing)
 
 
 class Optim(Fields):

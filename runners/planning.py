@@ -11,8 +11,9 @@ from blockgraph.gathering import shard
 from blockgraph.graph import Graph
 from blockgraph.kernels.base import GraphModule
 from blockgraph.memory import Setting, Timeline, refill, timeline
-from runners import optim, sharding
-from runners.config import RunConfig
+from blockgraph.recompute import again
+from runners import optim
+from runners.config import RECOMPUTED, RunConfig, Train
 from runners.devices import Machines
 from runners.loss import loss_for
 from runners.runfile import RunFile
@@ -20,7 +21,6 @@ from runners.trainer import DTYPES
 
 FP32 = 4  # bytes
 BACKWARD = 2  # matrix products of the backward pass for each one of the forward pass
-RECOMPUTE = {"none": False, "block": True}
 WEIGHTS, OPTIMISER = "weights", "optimiser"
 
 
@@ -76,8 +76,13 @@ def plan(run: RunFile, graph: Graph, machines: Machines) -> Plan:
         micro=steps.micro,
         gradients=held.gradients,
         checkpoint=held.checkpoint,
-        modes={name: steps.mode(held, recompute) for name, recompute in RECOMPUTE.items()},
+        modes={name: steps.mode(held, names) for name, names in _ways(config.train).items()},
     )
+
+
+def _ways(train: Train) -> dict[str, tuple[str, ...]]:
+    """What is computed again in the backward pass, by the ways to choose it; with the run's own choice of nodes."""
+    return RECOMPUTED | {train.checkpoints: train.recompute}
 
 
 def holdings(graph: Graph, config: RunConfig, ranks: int) -> Holdings:
@@ -124,15 +129,15 @@ class _Steps:
     machines: Machines
     micro: int
 
-    def mode(self, held: Holdings, recompute: bool) -> Mode:
-        """What a rank needs with activations kept or computed again."""
+    def mode(self, held: Holdings, recompute: tuple[str, ...]) -> Mode:
+        """What a rank needs with these nodes computed again."""
         share = self.run.config.train.batch // self.machines.ranks
         timelines: dict[bool, Timeline] = {}
 
         def parts(micro: int) -> dict[str, int]:
-            again = micro < share
-            timelines[again] = timelines.get(again) or self.timeline(recompute, again)
-            return {WEIGHTS: held.weights, OPTIMISER: held.optimiser} | timelines[again].peak(micro)
+            more = micro < share
+            timelines[more] = timelines.get(more) or self.timeline(recompute, more)
+            return {WEIGHTS: held.weights, OPTIMISER: held.optimiser} | timelines[more].peak(micro)
 
         def fits(micro: int) -> bool:
             return sum(parts(micro).values()) <= self.machines.usable
@@ -142,11 +147,11 @@ class _Steps:
         rate = machines.ranks * machines.device.rates[self.run.config.train.precision] * machines.utilisation
         return Mode(parts(self.micro), fits(self.micro), largest, flops, flops / rate)
 
-    def timeline(self, recompute: bool, again: bool) -> Timeline:
+    def timeline(self, recompute: tuple[str, ...], more: bool) -> Timeline:
         """A step's fullest micro-batch: the last, which finds gradients of those before it if there are any."""
         config, ranks = self.run.config, self.machines.shard if self.machines.ranks > 1 else None
         dtype = DTYPES[config.train.precision]
-        setting = Setting(config.data.seq, dtype, ranks, recompute, again, sharding.units)
+        setting = Setting(config.data.seq, dtype, ranks, recompute, more)
         try:
             return timeline(self.graph, loss_for(config.optim.z_loss, compiled=False), setting, self.micro)
         except (DataDependentOutputException, UnsupportedOperatorException) as error:
@@ -154,8 +159,8 @@ class _Steps:
             raise self.run.refuse("model", told) from None
 
 
-def _flops(graph: Graph, config: RunConfig, recompute: bool) -> int:
-    """FLOP of matrix products in a step: forward, backward, and forward through the layers again where asked for."""
+def _flops(graph: Graph, config: RunConfig, recompute: tuple[str, ...]) -> int:
+    """FLOP of matrix products in a step: forward, backward, and forward through these nodes of the layers again."""
     costs, batch, seq = blockgraph.cost(graph), config.train.batch, config.data.seq
-    again = sum(row.flops(batch, seq) for row in costs.rows if row.node.blocks and row.depth == 0)
-    return (1 + BACKWARD) * costs.flops(batch, seq) + (again if recompute else 0)
+    inner = (row for row in costs.rows if row.depth and again(row.node, recompute))
+    return (1 + BACKWARD) * costs.flops(batch, seq) + sum(row.layers * row.flops(batch, seq) for row in inner)

@@ -136,7 +136,7 @@ def _differences(directory: RunDir, graph: Graph) -> list[Problem]:
 def _trainer(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     keep_memory()
     with torch.device("meta"):
-        model = blockgraph.compile(inputs.graph)
+        model = blockgraph.compile(inputs.graph, recompute=run.config.train.recompute)
     compiled, _ = compiles(run, world.device)
     sharding.place(model, run.config.train, world, compiled)
     return Trainer(model, run.config, inputs.data, world, compiled)

@@ -10,6 +10,7 @@ from blockgraph.errors import Problem, SpecError
 from blockgraph.graph import Graph
 from blockgraph.library import is_path
 from blockgraph.op import Op
+from blockgraph.recompute import refuse_unknown
 from runners.runfile import RunFile
 
 
@@ -29,6 +30,7 @@ def graph_of(run: RunFile, ops: Mapping[str, type[Op]], vocab: int | None = None
         raise SpecError(_at_model(problem, model, run) for problem in error.problems) from None
     if graph.kind != "model":
         raise run.refuse("model", f"'{model}' is a {graph.kind}, not a model", "give it to a slot: set.block")
+    refuse_unknown(graph, run.config.train.recompute, run.place("train.checkpointing"))
     return graph
 
 

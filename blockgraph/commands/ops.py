@@ -56,7 +56,13 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if value is None:
         return "the op's own"
-    return str(value) if isinstance(value, Number | Size) else str(value).lower() if isinstance(value, bool) else repr(value)
+    return (
+        str(value)
+        if isinstance(value, Number | Size)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else repr(value)
+    )
 
 
 def _sentence(op: type[Op]) -> str:

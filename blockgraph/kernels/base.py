@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 WRAPPERS = ("_checkpoint_wrapped_module", "_orig_mod")  # names that torch puts between ours
 
@@ -73,6 +74,11 @@ def take_greatest(tensors: list[Tensor]) -> None:
         dist.all_reduce(packed, dist.ReduceOp.MAX)
         for x, value in zip(tensors, torch.split(packed, [x.numel() for x in tensors]), strict=True):
             x.copy_(value.view_as(x))
+
+
+def recomputed(part: Callable[..., Any], *inputs: Tensor) -> Any:
+    """What a part of a forward pass makes of its inputs, which alone are kept: the backward pass runs it again."""
+    return checkpoint(part, *inputs, use_reentrant=False)
 
 
 class Parameters(nn.Module):
