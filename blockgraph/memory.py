@@ -83,7 +83,8 @@ def rehearse(graph: Graph, loss: Loss, setting: Setting, micro: int, first: int 
         layers.follow(graph, model.blocks(), first)
         with ledger:
             tokens = torch.zeros(micro, setting.seq + 1, dtype=torch.int64)
-            losses = loss(model(tokens[:, :-1]), tokens[:, 1:])
+            others = [torch.zeros(micro, setting.seq, dtype=torch.int64) for _ in [*graph.inputs][1:]]
+            losses = loss(model(tokens[:, :-1], *others), tokens[:, 1:])
             ledger.kind = BACKWARD
             torch.autograd.backward(sum(losses[1:], losses[0]))
     return ledger.moments

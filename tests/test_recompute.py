@@ -51,7 +51,8 @@ def test_the_more_is_computed_again_the_less_is_kept() -> None:
         setting = Setting(64, torch.bfloat16, None, names)
         return max(sum(moment.values()) for moment in rehearse(graph, loss_for(0.0, compiled=False), setting, 4))
 
-    assert peak("") < peak("attn", "ff") < peak("attn") < peak()
+    # Two parts, one after the other, need room for the values of one at a time.
+    assert peak("attn", "ff") < peak("") < peak("attn") < peak()
 
 
 def test_the_arithmetic_of_a_step_counts_what_is_computed_again(tmp_path: Path) -> None:
