@@ -26,7 +26,7 @@ unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
 
 test-faults: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/faults -s
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -s
 
 $(READY): pyproject.toml constraints.txt tools/venv.sh
 	sh tools/venv.sh

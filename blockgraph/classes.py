@@ -272,4 +272,6 @@ def _joined(carried: Mapping[str, str], names: Iterable[str]) -> str:
 
 
 def _place(node: Node) -> str:
-    return one_line(f"{Path(node.place.file).name}:{node.place.line}")
+    place = (node.replaces or (node,))[0].place
+    names = f": {', '.join(inner.name for inner in node.replaces)}" if node.replaces else ""
+    return one_line(f"{Path(place.file).name}:{place.line}{names}")

@@ -88,7 +88,7 @@ class Problems:
     def add(self, message: str, place: Place, hint: str = "") -> None:
         """Note a fault; raises `SpecError` with all of them once there are more than anybody reads."""
         self.found.append(Problem(message, place, hint))
-        if len(self.found) == MAX_PROBLEMS:
+        if len(self.found) >= MAX_PROBLEMS:
             raise SpecError(dict.fromkeys(self.found), f"stopped after {MAX_PROBLEMS} errors")
 
     def stop_if_any(self) -> None:

@@ -115,7 +115,7 @@ class Shelf:
         if path is None:
             return None
         try:
-            text = self.library.open(path)
+            text = self.library.open(path, self.problems)
         except SpecError as error:
             self.problems.found.extend(error.problems)
             return None

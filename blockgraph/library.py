@@ -39,11 +39,11 @@ class Library:
 
     read_already: dict[Path, Mapping] = field(default_factory=dict)
 
-    def open(self, path: Path) -> Mapping:
-        """The placed text of a file; raises `SpecError` when it cannot be read."""
+    def open(self, path: Path, problems: Problems) -> Mapping:
+        """The placed text of a file; raises `SpecError` when it cannot be read on after a fault."""
         key = path.resolve()
         if key not in self.read_already:
-            self.read_already[key] = read(shown(path))
+            self.read_already[key] = read(shown(path), problems)
         return self.read_already[key]
 
     def find(

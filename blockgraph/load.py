@@ -32,7 +32,7 @@ def load(
     """
     problems, library, places = Problems(), Library(), places or {}
     path = find(spec, problems)
-    tree = library.open(path)
+    tree = library.open(path, problems)
     chosen = Choice(tree, places, Path(base), problems)
     slots, dims = chosen.sort(settings)
     linker = Linker(ops, library, problems, slots, dims, chain=(path.resolve(),))

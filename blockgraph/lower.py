@@ -39,7 +39,8 @@ def _about(graph: Graph) -> list[str]:
     sizes = ", ".join(f"{name} = {size.known}" for name, size in graph.dims.sizes.items() if size.known is not None)
     origin = f"Compiled by blockgraph{_version()} from the {graph.kind} {graph.name}, digest {digest(graph)}."
     origin = f"{origin} Change the spec, not this file."
-    return docstring(f"{graph.title or graph.name}.", origin, f"Sizes: {sizes}." if sizes else "")
+    lowered = [f"Lowered {decision}." for decision in graph.decisions]
+    return docstring(f"{graph.title or graph.name}.", origin, f"Sizes: {sizes}." if sizes else "", *lowered)
 
 
 def _version() -> str:

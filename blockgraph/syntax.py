@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from blockgraph.compose import Composer, refuse
-from blockgraph.errors import Place
+from blockgraph.errors import Place, Problems
 from blockgraph.values import Mapping, Scalar, Sequence, Value, describe, place_of, plain, scalar, scalars
 
 __all__ = [
@@ -15,8 +15,11 @@ __all__ = [
 MAX_BYTES = 1_000_000
 
 
-def read(path: str | Path) -> Mapping:
-    """Read a YAML file whose top level is a mapping; raise `SpecError` with every fault of its syntax."""
+def read(path: str | Path, problems: Problems | None = None) -> Mapping:
+    """Read a YAML file whose top level is a mapping; raise `SpecError` with every fault of its syntax.
+
+    Where `problems` is given, it takes those after which the rest can still be read, such as a key given twice.
+    """
     name = str(path)
     if os.path.exists(name) and not os.path.isfile(name):
         raise refuse("not a regular file", Place(name, 0))  # a pipe would be waited for without end
@@ -29,24 +32,25 @@ def read(path: str | Path) -> Mapping:
         raise refuse("not the name of a file", Place(name, 0)) from None
     if len(data) > MAX_BYTES:
         raise refuse(f"the file is larger than {MAX_BYTES:,} bytes", Place(name, 0))
-    return parse(_decoded(data, name), name)
+    return parse(_decoded(data, name), name, problems)
 
 
-def parse(text: str, file: str = "<text>") -> Mapping:
-    """Parse YAML text whose top level is a mapping; `file` is the name that errors give."""
-    value = parse_value(text, file)
+def parse(text: str, file: str = "<text>", problems: Problems | None = None) -> Mapping:
+    """Parse YAML text whose top level is a mapping; `file` is the name that errors give, `problems` as in `read`."""
+    value = parse_value(text, file, problems)
     if not isinstance(value, Mapping):
         raise refuse(f"expected `key: value` lines, found {describe(value)}", value.place)
     return value
 
 
-def parse_value(text: str, file: str = "<text>") -> Value:
-    """Parse YAML text of any kind, such as the value of a `key=value` override."""
+def parse_value(text: str, file: str = "<text>", problems: Problems | None = None) -> Value:
+    """Parse YAML text of any kind, such as the value of a `key=value` override; `problems` as in `read`."""
     if len(text) > MAX_BYTES:
         raise refuse(f"a text of more than {MAX_BYTES:,} characters", Place(file, 0))
-    composer = Composer(text.removeprefix("\ufeff"), file)
-    value = composer.compose()
-    composer.problems.stop_if_any()
+    found = Problems() if problems is None else problems
+    value = Composer(text.removeprefix("\ufeff"), file, found).compose()
+    if problems is None:
+        found.stop_if_any()
     return value
 
 

@@ -53,11 +53,25 @@ class Train(Fields):
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of the order of the data")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the compute; master weights and loss are fp32")
     compile: Literal["auto", True, False] = Field("auto", description="torch.compile blocks and loss; auto: on CUDA")
+    loss: Literal["auto", "plain", "chunked"] = Field(
+        "auto", description="logits made whole, or in parts and again in the backward pass; auto: by their size"
+    )
+    lowering: Literal["auto", "explicit", "sdpa", "blockwise", "flex"] = Field(
+        "auto",
+        description="of the attention core; auto: by length, precision and device. In bf16 it changes the errors",
+    )
     shard: int | None = Field(None, gt=0, description="processes that share one copy of the state; null: all of them")
     checkpointing: Literal["none", "block"] | list[str] = Field(
         "none",
         description="activations computed again in the backward pass: none, all inside each block, or those inside "
         "the nodes and groups of a list, such as [attn, ff.act]",
+    )
+    timeout_s: float = Field(
+        600.0,
+        ge=5,
+        allow_inf_nan=False,
+        description="seconds without a sign of a process, or for which the others wait, that end the run; "
+        "more than one process takes alone, as to verify a checkpoint; compiling does not count",
     )
     diverged: Diverged = Field(Diverged(), description="when a run counts as diverged and ends")
     on_fault: Literal["stop", "skip", "rollback"] = Field(

@@ -10,7 +10,7 @@ from runners.config import RunConfig
 from runners.runfile import RunFile
 
 # Keys that leave every update as it is.
-FREE = ("log.", "checkpoint.", "train.shard", "train.checkpointing")
+FREE = ("log.", "checkpoint.", "train.shard", "train.checkpointing", "train.timeout_s")
 ABSENT = object()
 
 

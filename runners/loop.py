@@ -60,6 +60,7 @@ class Loop:
             self.saver.check()
             outcome = self._advance() or self._after(self._wish(stop))
         self.saver.settle()
+        self.world.most(0)  # a launcher ends all processes as soon as one has stopped: none before all are done
         return outcome
 
     @property

@@ -1,12 +1,13 @@
 """Cross-entropy and z-loss of logits, in fp32."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Loss = Callable[[Any, Tensor], tuple[Tensor, Tensor]]  # of what a model puts out, and targets
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-BAD_INPUT, DISK, STOPPED = 1, 74, 75
+BAD_INPUT, DISK, STOPPED, LOST = 1, 74, 75, 124
 RULES = {"non_finite": 70, "loss_above": 71, "spike": 72}
 CODES = f"""exit codes:
   0   the run is finished
@@ -15,6 +15,8 @@ CODES = f"""exit codes:
   {RULES["spike"]}  diverged: as many spikes in a row as train.diverged.spike or train.on_fault allow
   {DISK}  the disk is full or cannot be written; the last good checkpoint stands
   {STOPPED}  stopped by Ctrl-C, SIGTERM or SIGUSR1; the same command goes on
+  {LOST} another process of the run is lost or does not go on; the same command goes on from the last checkpoint
+Under torchrun these are the codes of its processes; its own is 1 for all of them but 0, so ask status.json.
 """
 
 

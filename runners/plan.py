@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from blockgraph.commands.common import add_ops, own_ops
 from blockgraph.errors import SpecError
-from runners import runfile, tokenizer
+from runners import runfile
 from runners.config import RunConfig
 from runners.devices import DEVICES, USABLE, Machines
 from runners.launch import Launch
 from runners.progress import clock
-from runners.runfile import RunFile
-from runners.spec import graph_of
+from runners.spec import graph_of, vocab_of
 from runners.train import override
 
 if TYPE_CHECKING:
@@ -70,10 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN.yaml", type=Path, help="the run file")
     parser.add_argument("overrides", metavar="key=value", nargs="*", type=override, help="replace a key of the file")
-    parser.add_argument("--nodes", metavar="N", type=_count, default=1, help="machines (default 1)")
-    parser.add_argument("--gpus", metavar="N", type=_count, default=1, help="devices of each machine (default 1)")
+    parser.add_argument("--nodes", metavar="N", type=count, default=1, help="machines (default 1)")
+    parser.add_argument("--gpus", metavar="N", type=count, default=1, help="devices of each machine (default 1)")
     parser.add_argument("--device", choices=DEVICES, default="h100", help="kind of device (default h100)")
-    parser.add_argument("--shard", metavar="N", type=_count, help="HSDP: ranks that share the weights, as train.shard")
+    parser.add_argument("--shard", metavar="N", type=count, help="HSDP: ranks that share the weights, as train.shard")
     parser.add_argument(
         "--utilisation", metavar="SHARE", type=_share, default=UTILISATION,
         help=f"of the device's rate that matrix products reach, for the time (default {UTILISATION})",
@@ -83,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(word: str) -> int:
+def count(word: str) -> int:
+    """A number of the command line, at least 1; raises what argparse tells as wrong usage."""
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found '{word}'")
     return int(word)
@@ -104,7 +104,7 @@ def _told(options: argparse.Namespace) -> str:
     run = runfile.load(options.run, overrides)
     launch = Launch(size=options.nodes * options.gpus)
     launch.refuse(run)
-    graph = graph_of(run, own_ops(options.ops), _vocab(run))
+    graph = graph_of(run, own_ops(options.ops), vocab_of(run))
     # Only now, because it imports torch, which takes seconds: a mistake is told before.
     from runners.planning import plan
 
@@ -114,12 +114,6 @@ def _told(options: argparse.Namespace) -> str:
     if options.json:
         return json.dumps(_object(needs, run.config, machines), indent=1)
     return _text(needs, run.config, machines)
-
-
-def _vocab(run: RunFile) -> int:
-    """Pieces of the tokenizer, which is not trained for this."""
-    config = run.config.tokenizer
-    return config.vocab or tokenizer.load(run.base / str(config.path)).vocab
 
 
 def _object(needs: "Plan", config: RunConfig, machines: Machines) -> dict[str, Any]:

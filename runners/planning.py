@@ -15,8 +15,10 @@ from blockgraph.recompute import again
 from runners import optim
 from runners.config import RECOMPUTED, RunConfig, Train
 from runners.devices import Machines
-from runners.loss import loss_for
+from runners.lowering import lowered
+from runners.objective import objective
 from runners.runfile import RunFile
+from runners.session import compiles
 from runners.trainer import DTYPES
 
 FP32 = 4  # bytes
@@ -65,6 +67,7 @@ class Holdings:
 def plan(run: RunFile, graph: Graph, machines: Machines) -> Plan:
     """What a run of this graph needs; raises `SpecError` when an op cannot run without data."""
     config = run.config
+    graph = _lowered(run, graph, machines)
     share = config.train.batch // machines.ranks
     held = holdings(graph, config, machines.shard)
     steps = _Steps(run, graph, machines, min(config.train.micro, share))
@@ -83,6 +86,16 @@ def plan(run: RunFile, graph: Graph, machines: Machines) -> Plan:
 def _ways(train: Train) -> dict[str, tuple[str, ...]]:
     """What is computed again in the backward pass, by the ways to choose it; with the run's own choice of nodes."""
     return RECOMPUTED | {train.checkpoints: train.recompute}
+
+
+def _lowered(run: RunFile, graph: Graph, machines: Machines) -> Graph:
+    """The graph as the run will compute it; where that is by FlexAttention, as blocks, which a CPU can rehearse."""
+    device = "cpu" if machines.name == "cpu" else "cuda"
+    compiled, _ = compiles(run, torch.device(device))
+    decisions = lowered(run, graph, device, compiled).decisions
+    taken = {decision.core: decision.lowering for decision in decisions}
+    stand_ins = {core: "blockwise" if name == "flex" else name for core, name in taken.items()}
+    return lowered(run, graph, device, compiled, stand_ins)
 
 
 def holdings(graph: Graph, config: RunConfig, ranks: int) -> Holdings:
@@ -153,7 +166,8 @@ class _Steps:
         dtype = DTYPES[config.train.precision]
         setting = Setting(config.data.seq, dtype, ranks, recompute, more)
         try:
-            return timeline(self.graph, loss_for(config.optim.z_loss, compiled=False), setting, self.micro)
+            made = objective(self.run, self.graph)
+            return timeline(made.graph, made.loss(config.optim.z_loss, compiled=False), setting, self.micro)
         except (DataDependentOutputException, UnsupportedOperatorException) as error:
             told = f"a plan runs the model without data, and {error.func} asks for them"
             raise self.run.refuse("model", told) from None

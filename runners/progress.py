@@ -17,7 +17,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __init__(self, steps: int, console: Console | None = None):
         self.steps = steps
-        self.console = console or _Unbroken(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.console = console or unbroken()
         self._live = Live(console=self.console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Progress":
@@ -52,9 +52,12 @@ def say(line: str) -> None:
         _mute()
 
 
-class _Unbroken(Console):
-    """A console that falls silent when its reader goes, as `head` does, instead of ending the run."""
+def unbroken() -> Console:
+    """A console for stdout that falls silent when its reader goes, as `head` does, instead of ending the run."""
+    return _Unbroken(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
+
+class _Unbroken(Console):
     def on_broken_pipe(self) -> None:
         self.quiet = True
         _mute()

@@ -15,6 +15,7 @@ from blockgraph.files import LEFTOVER, save
 
 LOCK = "run.lock"
 RUN = "run.yaml"
+MODEL = "model.yaml"
 STATUS = "status.json"
 METRICS = "metrics.jsonl"
 
@@ -69,46 +70,51 @@ def claim(path: Path) -> Iterator[RunDir]:
     process has it, or when it holds something else than a run.
     """
     made = not path.exists()
-    lock = _lock(path)
+    handle = lock(path, LOCK, "run")
     run = RunDir(path)
     for leftover in path.glob(LEFTOVER):
         leftover.unlink()
     try:
         if not run.started and any(entry.name != LOCK for entry in path.iterdir()):
-            raise _refuse(path, "the directory holds something else than a run", "name another with --out")
+            raise refuse(path, "the directory holds something else than a run", "name another with --out")
         yield run
     finally:
         if made and not run.started:
             (path / LOCK).unlink()
             path.rmdir()
-        os.close(lock)
+        os.close(handle)
 
 
-def _lock(path: Path) -> int:
-    """Hold `run.lock`; the kernel lets go of it however this process ends."""
+def lock(path: Path, name: str, kind: str) -> int:
+    """Hold the lock of this name in a directory, made where there is none; close the handle to let go of it.
+
+    The kernel lets go of it however this process ends. Raises `SpecError` when another process writes this `kind`.
+    """
     while True:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise _refuse(path, "a run needs a directory, found a file") from None
-        handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        _hold(handle, path)
+            raise refuse(path, f"a {kind} needs a directory, found a file") from None
+        handle = os.open(path / name, os.O_RDWR | os.O_CREAT, 0o644)
+        _hold(handle, path, kind)
         # Whoever held it before may have removed the file; the lock of a removed file keeps nobody out.
         if os.fstat(handle).st_nlink:
             return handle
         os.close(handle)
 
 
-def _hold(handle: int, path: Path) -> None:
+def _hold(handle: int, path: Path, kind: str) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.read(handle, 200).decode().strip() or "another process"
         os.close(handle)
-        raise _refuse(path, f"{holder} is writing this run", "stop it, or name another directory with --out") from None
+        told = f"{holder} is writing this {kind}"
+        raise refuse(path, told, "stop it, or name another directory with --out") from None
     os.ftruncate(handle, 0)
     os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
 
-def _refuse(path: Path, message: str, hint: str = "") -> SpecError:
+def refuse(path: Path, message: str, hint: str = "") -> SpecError:
+    """An error of a directory as a whole."""
     return SpecError([Problem(message, Place(str(path), 0), hint)])

@@ -45,14 +45,23 @@ class RunFile:
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> RunFile:
     """Read a run file and lay `key=value` overrides over it; raise `SpecError` with every fault."""
-    text = read(path)
+    problems = Problems()
+    text = read(path, problems)
     for override in overrides:
         text = _overridden(text, override)
-    problems = Problems()
-    config = fill(RunConfig, _named(text, Path(path)), problems)
+    return checked(text, Path(path), problems)
+
+
+def checked(text: Mapping, path: Path, problems: Problems | None = None) -> RunFile:
+    """The run of a placed text whose paths start from the folder of `path`; raise `SpecError` with every fault.
+
+    `problems` holds those that were found in the text before.
+    """
+    problems = problems or Problems()
+    config = fill(RunConfig, _named(text, path), problems)
     problems.stop_if_any()
     assert config is not None
-    run = RunFile(config, text, Path(path))
+    run = RunFile(config, text, path)
     for key, message in _disagreements(config):
         problems.add(message, run.place(key))
     problems.stop_if_any()
@@ -82,19 +91,22 @@ def _overridden(text: Mapping, override: str) -> Mapping:
     except SpecError as error:
         faults = (Problem(f"{override}: {problem.message}", COMMAND_LINE) for problem in error.problems)
         raise SpecError(faults) from None
-    return _put(text, key.split("."), value)
+    return put(text, key.split("."), value, COMMAND_LINE)
 
 
-def _put(text: Mapping, key: list[str], value: Value) -> Mapping:
-    """The text with one value replaced; mappings on the way to it are made where there are none."""
+def put(text: Mapping, key: list[str], value: Value, place: Place) -> Mapping:
+    """The text with one value replaced, whose key stands at `place`; mappings on the way to it are made where needed.
+
+    Raises `SpecError` when something else than a mapping is in the way.
+    """
     head, *rest = key
     if rest:
-        inner = text.items.get(head, Mapping({}, {}, COMMAND_LINE))
+        inner = text.items.get(head, Mapping({}, {}, place))
         if not isinstance(inner, Mapping):
             message = f"'{head}.{rest[0]}' cannot be set, because {head} is {describe(inner)}"
-            raise SpecError([Problem(message, COMMAND_LINE)])
-        value = _put(inner, rest, value)
-    keys = {head: COMMAND_LINE} | text.keys if rest else text.keys | {head: COMMAND_LINE}
+            raise SpecError([Problem(message, place)])
+        value = put(inner, rest, value, place)
+    keys = {head: place} | text.keys if rest else text.keys | {head: place}
     return replace(text, items=text.items | {head: value}, keys=keys)
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,15 +17,19 @@ import blockgraph
 from blockgraph import canonical
 from blockgraph.errors import Place, Problem, Problems
 from blockgraph.graph import Graph
+from blockgraph.lower import lower
 from blockgraph.op import Op
-from runners import cache, sharding, shards, tokenizer
+from runners import cache, intact, sharding, shards, tokenizer
 from runners.checkpoint import Checkpoint, Checkpoints
 from runners.launch import Launch
 from runners.loop import Loop
+from runners.lowering import begun_with, lowered, recorded
 from runners.metrics import Metrics, rows
+from runners.objective import Objective, objective
 from runners.outcome import Outcome
 from runners.progress import Progress
-from runners.rundir import RUN, RunDir
+from runners.pulse import Pulse, watched
+from runners.rundir import MODEL, RUN, RunDir
 from runners.runfile import RunFile, to_yaml
 from runners.saver import Saver
 from runners.sinks import opened
@@ -33,9 +37,9 @@ from runners.spec import graph_of
 from runners.speed import Pace, keep_memory, matmul_peak
 from runners.stop import Stop
 from runners.trainer import DTYPES, Trainer
+from runners.watch import Watch
 from runners.world import World, joined
 
-MODEL = "model.yaml"
 REPORTED = ("loss", "val_loss", "val_bits_per_byte")
 STATE_BYTES = 12  # of a parameter in a checkpoint: the weight and two moments, in fp32
 SHOWN = 10  # differences of a model that an error tells
@@ -48,6 +52,7 @@ class Inputs:
     tokenizer: tokenizer.Tokenizer
     data: shards.Dataset
     graph: Graph
+    objective: Objective
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -60,26 +65,77 @@ def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: St
 
     Raises `SpecError` when data or model do not fit the run, and `OSError` when the disk refuses.
     """
-    inputs = _inputs(run, ops)
-    with joined(launch, run.config.train.shard) as world:
-        checkpoints = Checkpoints(directory.checkpoints, run.config.checkpoint.keep)
-        saved = _newest(checkpoints, world)
+    inputs = prepare(run, ops)
+    with joined(launch, run.config.train.shard, run.config.train.timeout_s) as world:
+        compiled, _ = compiles(run, world.device)
+        with watched(world, directory, run.config.train.timeout_s, compiled) as pulse:
+            return _trained(run, inputs, directory, stop, world, pulse)
+
+
+def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world: World, pulse: Pulse | None) -> Outcome:
+    checkpoints = Checkpoints(directory.checkpoints, run.config.checkpoint.keep)
+    saved = _newest(checkpoints, world)
+    if saved:
+        _refuse_others(run, directory, saved, inputs)
+    inputs = lowered_for(run, inputs, world, begun_with(saved.state["inputs"]) if saved else None)
+    trainer = build(run, inputs, world)
+    if world.leads:
+        checkpoints.require(STATE_BYTES * trainer.count)
+    _describe(run, directory, inputs, trainer)
+    saver = Saver(checkpoints, world, run.config.checkpoint.background, saved.step if saved else 0)
+    with _metrics(run, directory, saved) as metrics, closing(saver), _progress(trainer) as progress:
+        _announce(run, inputs, trainer, progress)
+        pace = _pace(run, inputs, trainer)
+        progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
+        loop = Loop(
+            trainer,
+            metrics,
+            saver,
+            progress,
+            pace,
+            inputs.data.bytes_per_token,
+            inputs.digests | recorded(inputs.graph),
+        )
         if saved:
-            _refuse_others(run, directory, saved, inputs)
-        trainer = _trainer(run, inputs, world)
-        if world.leads:
-            checkpoints.require(STATE_BYTES * trainer.count)
-        _describe(run, directory, inputs, trainer)
-        saver = Saver(checkpoints, world, run.config.checkpoint.background, saved.step if saved else 0)
-        with _metrics(run, directory, saved) as metrics, closing(saver), _progress(trainer) as progress:
-            _announce(run, inputs, trainer, progress)
-            pace = _pace(run, inputs, trainer)
-            progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
-            loop = Loop(trainer, metrics, saver, progress, pace, inputs.data.bytes_per_token, inputs.digests)
-            if saved:
-                loop.restore(saved)
-                progress.say(f"goes on after step {saved.step}")
-            return _run(loop, directory, stop)
+            intact.refuse_tensors(saved, trainer.tensors()["model"])
+            loop.restore(saved)
+            progress.say(f"goes on after step {saved.step}")
+        if pulse:
+            pulse.done = lambda: loop.done
+        return _run(loop, directory, stop)
+
+
+def prepare(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
+    """Tokenizer, data and graph of the run; raises `SpecError` when the model has no logit for each piece."""
+    config = run.config
+    words = tokenizer.prepare(config.tokenizer, config.data, cache.folder(), run.base)
+    data = shards.prepare(config.data, words, cache.folder(), run.base)
+    graph = graph_of(run, ops, words.vocab)
+    logits = graph.type_of(next(iter(graph.outputs.values())))
+    classes = logits.sizes[-1].known if logits else None
+    if classes is not None and classes < words.vocab:
+        raise run.refuse("set.vocab", f"the model has {classes} logits, but the tokenizer has {words.vocab} pieces")
+    return Inputs(words, data, graph, objective(run, graph))
+
+
+def lowered_for(run: RunFile, inputs: Inputs, world: World, before: Mapping[str, str] | None = None) -> Inputs:
+    """The inputs with the attention of their graphs lowered for this device, or as the run began with it."""
+    compiled, _ = compiles(run, world.device)
+    graph, trained = (
+        lowered(run, graph, world.device.type, compiled, before) for graph in (inputs.graph, inputs.objective.graph)
+    )
+    return replace(inputs, graph=graph, objective=replace(inputs.objective, graph=trained))
+
+
+def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
+    """The model of a run, placed on its device with its first weights, and what takes its steps."""
+    keep_memory()
+    with torch.device("meta"):
+        model = blockgraph.compile(inputs.objective.graph, recompute=run.config.train.recompute)
+    compiled, _ = compiles(run, world.device)
+    sharding.place(model, run.config.train, world, compiled)
+    loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
+    return Trainer(model, run.config, inputs.data, world, compiled, loss)
 
 
 def compiles(run: RunFile, device: torch.device) -> tuple[bool, str]:
@@ -90,19 +146,6 @@ def compiles(run: RunFile, device: torch.device) -> tuple[bool, str]:
     return asked, "as asked for"
 
 
-def _inputs(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
-    """Tokenizer, data and graph of the run; raises `SpecError` when the model has no logit for each piece."""
-    config = run.config
-    words = tokenizer.prepare(config.tokenizer, config.data, cache.folder(), run.base)
-    data = shards.prepare(config.data, words, cache.folder(), run.base)
-    graph = graph_of(run, ops, words.vocab)
-    logits = graph.type_of(next(iter(graph.outputs.values())))
-    classes = logits.sizes[-1].known if logits else None
-    if classes is not None and classes < words.vocab:
-        raise run.refuse("set.vocab", f"the model has {classes} logits, but the tokenizer has {words.vocab} pieces")
-    return Inputs(words, data, graph)
-
-
 def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
     """The newest good checkpoint; one process looks for it and verifies it, the others are told its step."""
     found = checkpoints.newest(lambda fault: print(f"warning: {fault}", file=sys.stderr)) if world.leads else None
@@ -111,7 +154,9 @@ def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
 
 
 def _refuse_others(run: RunFile, directory: RunDir, saved: Checkpoint, inputs: Inputs) -> None:
-    """Raise `SpecError` when the checkpoint was trained from something else than what was found now."""
+    """Raise `SpecError` when the checkpoint is not whole, or was trained from something else than was found now."""
+    watch = Watch(run.config.train).state()
+    intact.refuse_state(saved, {"inputs": inputs.digests, "watch": watch, "passed": [[0]]})
     problems = Problems()
     for key, digest in inputs.digests.items():
         if saved.state["inputs"][key] != digest:
@@ -133,15 +178,6 @@ def _differences(directory: RunDir, graph: Graph) -> list[Problem]:
     return found[:SHOWN]
 
 
-def _trainer(run: RunFile, inputs: Inputs, world: World) -> Trainer:
-    keep_memory()
-    with torch.device("meta"):
-        model = blockgraph.compile(inputs.graph, recompute=run.config.train.recompute)
-    compiled, _ = compiles(run, world.device)
-    sharding.place(model, run.config.train, world, compiled)
-    return Trainer(model, run.config, inputs.data, world, compiled)
-
-
 def _metrics(run: RunFile, directory: RunDir, saved: Checkpoint | None) -> AbstractContextManager[Metrics]:
     """The series of a run; of a process that does not write, nowhere."""
     if not directory.writes:
@@ -157,7 +193,7 @@ def _describe(run: RunFile, directory: RunDir, inputs: Inputs, trainer: Trainer)
     """Write down what is trained, everything resolved."""
     directory.write(RUN, to_yaml(run.config.model_dump(by_alias=True)))
     directory.write(MODEL, canonical.text(inputs.graph))
-    directory.write("model.py", str(trainer.model.source))
+    directory.write("model.py", lower(inputs.graph))
     directory.write("tokenizer.model", inputs.tokenizer.model_bytes)
 
 
@@ -177,6 +213,9 @@ def _announce(run: RunFile, inputs: Inputs, trainer: Trainer, progress: Progress
         progress.say(f"state: {copies} sharded over {world.pieces} processes")
     held_out = trainer.held_out * config.data.seq
     progress.say(f"validation: the same {held_out:,} held-out tokens, every {config.log.evaluate} steps")
+    progress.say(f"loss: {inputs.objective.kind} ({inputs.objective.why})")
+    for decision in inputs.graph.decisions:
+        progress.say(f"lowering: {decision}")
     progress.say(f"compile: {'blocks and loss' if compiled else 'off'} ({why})")
 
 
@@ -195,7 +234,9 @@ def _run(loop: Loop, directory: RunDir, stop: Stop) -> Outcome:
     stop.training = True
     try:
         outcome = loop.run(stop)
+        stop.over = True
     except KeyboardInterrupt:
+        stop.over = True
         loop.saver.close()
         outcome = Outcome("stopped", loop.saver.saved, {"reason": "at once"} | loop.counts)
     except BaseException as error:

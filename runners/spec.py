@@ -11,6 +11,7 @@ from blockgraph.graph import Graph
 from blockgraph.library import is_path
 from blockgraph.op import Op
 from blockgraph.recompute import refuse_unknown
+from runners import tokenizer
 from runners.runfile import RunFile
 
 DOCUMENTS = "documents"  # input of a model that is given, for each token, the number of the document it stands in
@@ -37,6 +38,12 @@ def graph_of(run: RunFile, ops: Mapping[str, type[Op]], vocab: int | None = None
         raise run.refuse("data.packing", told, "`model: packed` has one; wire it to every causal_mask")
     refuse_unknown(graph, run.config.train.recompute, run.place("train.checkpointing"))
     return graph
+
+
+def vocab_of(run: RunFile) -> int:
+    """Pieces of the run's tokenizer, which is not trained for this."""
+    config = run.config.tokenizer
+    return config.vocab or tokenizer.load(run.base / str(config.path)).vocab
 
 
 def _located(run: RunFile, key: str, value: int | str) -> int | str:

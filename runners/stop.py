@@ -11,11 +11,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class Stop(AbstractContextManager["Stop"]):
     """While open and `training`, the first signal sets `requested`; before that, and the second time, it interrupts.
 
-    To interrupt is to raise `KeyboardInterrupt` at once.
+    To interrupt is to raise `KeyboardInterrupt` at once. When it is `over`, only the end is being written down, and
+    nothing interrupts: torchrun sends a signal to all processes as soon as one has stopped.
     """
 
     def __init__(self) -> None:
-        self.training = False
+        self.training = self.over = False
         self.requested = ""
         self._before: dict[signal.Signals, Any] = {}
 
@@ -28,6 +29,8 @@ class Stop(AbstractContextManager["Stop"]):
             signal.signal(number, handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.over:
+            return
         if self.requested or not self.training:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name

@@ -10,7 +10,7 @@ from pathlib import Path
 from blockgraph.commands.common import add_ops, own_ops
 from blockgraph.errors import SpecError
 from blockgraph.op import Op
-from runners import drift, runfile, sinks
+from runners import drift, orphan, runfile, sinks
 from runners.launch import Launch, launched
 from runners.outcome import BAD_INPUT, CODES, DISK, STOPPED, Outcome
 from runners.progress import say
@@ -99,14 +99,15 @@ def _train(options: argparse.Namespace, launch: Launch, tell: Callable[[object],
 
 def _train_in(out: Path, run: RunFile, ops: Mapping[str, type[Op]], launch: Launch) -> int:
     with Stop() as stop, claim(out) if launch.leads else nullcontext(RunDir(out, writes=False)) as directory:
+        orphan.watch(launch, stop)
         outcome = _ended(run, directory)
         if not outcome:
             # Only now, because it imports torch, which takes seconds: a mistake is told before.
             from runners.session import train
 
             outcome = train(run, ops, directory, stop, launch)
-    if launch.leads:
-        say(f"{out}: {outcome}")
+        if launch.leads:
+            say(f"{out}: {outcome}")
     return outcome.code
 
 

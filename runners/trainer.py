@@ -12,7 +12,7 @@ from blockgraph.kernels.base import assign
 from blockgraph.model import Model
 from runners import optim
 from runners.config import RunConfig
-from runners.loss import loss_for
+from runners.loss import Loss, loss_for
 from runners.samples import Samples
 from runners.schedule import factor
 from runners.shards import Dataset
@@ -46,13 +46,21 @@ class Trainer:
     process takes its share of every batch, in the order of the ranks, so what is learned does not follow from theirs.
     """
 
-    def __init__(self, model: Model, config: RunConfig, data: Dataset, world: World, compiled: bool):
+    def __init__(
+        self,
+        model: Model,
+        config: RunConfig,
+        data: Dataset,
+        world: World,
+        compiled: bool,
+        loss: Loss | None = None,
+    ):
         model.compute_dtype = DTYPES[config.train.precision]
         self.model, self.config, self.world = model, config, world
         self.train, self.validation = data.train.shuffled(config.train.seed), data.validation
         self.optimizer = optim.make(model, model.weights, config.optim, compiled)
         self.parameters = dict(model.named_parameters())
-        self.loss = loss_for(config.optim.z_loss, compiled)
+        self.loss = loss or loss_for(config.optim.z_loss, compiled)
         self.numbered = DOCUMENTS in model.graph.inputs
 
     def step(

@@ -22,6 +22,7 @@ CHANGED = {
     "tokenizer.vocab": "400", "tokenizer.model": "unigram",
     "tokenizer.path": "some.model tokenizer.vocab= tokenizer.model=", "train.steps": "13", "train.batch": "8",
     "train.micro_batch": "2", "train.seed": "1", "train.precision": "fp32", "train.compile": "false",
+    "train.lowering": "explicit",
     "train.diverged.loss_above": "9", "train.diverged.margin": "2", "train.diverged.window": "9",
     "train.diverged.spike.z": "9", "train.diverged.spike.in_a_row": "2", "train.on_fault": "skip", "train.skips": "1",
     "train.rollback.steps": "9", "train.rollback.before": "9", "train.rollback.after": "9", "train.rollback.most": "9",
@@ -31,11 +32,15 @@ CHANGED = {
     "optim.decay": "independent", "optim.clip": "0.5", "optim.z_loss": "1e-4", "schedule.warmup": "2",
     "schedule.warmup_samples": "8", "schedule.decay": "constant", "schedule.final": "0.2",
     "schedule.cooldown": "2 schedule.decay=wsd",
-    "train.shard": "1", "train.checkpointing": "block", "checkpoint.async": "false",
+    "train.shard": "1", "train.checkpointing": "block", "train.timeout_s": "60", "checkpoint.async": "false",
     "log.every": "3", "log.probe": "7", "log.evaluate": "7",
     "log.evaluate_tokens": "64", "log.sinks": "[tensorboard]", "checkpoint.every": "7", "checkpoint.keep": "3",
 }  # fmt: skip
-GO = {key for key in CHANGED if key.startswith(("log.", "checkpoint.", "train.shard", "train.checkpointing"))}
+GO = {
+    key
+    for key in CHANGED
+    if key.startswith(("log.", "checkpoint.", "train.shard", "train.checkpointing", "train.timeout_s"))
+}
 ONLY_VALUE = {"tokenizer.kind"}  # keys that know one value so far
 
 

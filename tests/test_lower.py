@@ -228,6 +228,14 @@ def test_own_ops_are_checked_compiled_and_carried() -> None:
     torch.testing.assert_close(module(x), (weights @ v).transpose(1, 2).flatten(2))
 
 
+def test_a_file_of_own_ops_may_be_called_like_any_module(tmp_path: Path) -> None:
+    path = tmp_path / "torch.py"
+    path.write_text((SPECS / "my_ops.py").read_text())
+    graph = bg.load(SPECS / "own_ops.yaml", ops=own_ops([str(path)]))
+    assert sys.modules["torch"] is torch
+    assert bg.compile(graph)(torch.ones(1, 6, 32)).shape == (1, 6, 32)
+
+
 def test_an_own_function_cannot_take_the_name_of_one_that_modules_carry(tmp_path: Path) -> None:
     path = tmp_path / "clashing.py"
     path.write_text((SPECS / "my_ops.py").read_text().replace("alibi(", "linear(").replace("def alibi", "def linear"))

@@ -69,6 +69,11 @@ def test_a_model_without_documents_refuses_to_stay_within_them(tiny: Path, capfd
     assert capfd.readouterr().err.splitlines()[0] == f"{tiny}:{place[0]}:{place[1]}: error: {told}; {hint}"
 
 
+def test_no_fused_core_forgets_the_documents() -> None:
+    with pytest.raises(bg.SpecError, match=r"attn\.mask reads documents too"):
+        bg.compile("packed", lowering="sdpa", **SIZES)
+
+
 def test_documents_of_another_shape_are_refused(tmp_path: Path) -> None:
     text = (Path(bg.__file__).parent.parent / "specs" / "models" / "packed.yaml").read_text()
     (tmp_path / "bad.yaml").write_text(text.replace("in: [bmm1, documents]", "in: [bmm1, x]"))

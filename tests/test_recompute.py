@@ -55,6 +55,13 @@ def test_the_more_is_computed_again_the_less_is_kept() -> None:
     assert peak("attn", "ff") < peak("") < peak("attn") < peak()
 
 
+def test_a_fused_core_is_computed_again_where_all_of_it_is_named() -> None:
+    core = ("attn.bmm1", "attn.mask", "attn.softmax", "attn.bmm2")
+    for names, parts in ((core, 1), (core[1:], 0), (("attn",), 1)):
+        source = bg.compile("gpt", lowering="sdpa", recompute=names, **SIZES).source
+        assert source.count("= recomputed(part") == parts, names
+
+
 def test_the_arithmetic_of_a_step_counts_what_is_computed_again(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(RUN + "none\n")
     run, graph = runfile.load(tmp_path / "run.yaml"), bg.load("gpt", **SIZES)

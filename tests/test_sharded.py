@@ -5,11 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from ranks import Job, apart, on_ranks
+from ranks import Job, apart, on_ranks, restored_exactly
 from train_case import assert_same, series, state, train, write_case
 
 import blockgraph as bg
@@ -29,7 +30,10 @@ MICRO = {f"micro-{count}": (*STEPS, f"train.micro_batch={count}", "optim.z_loss=
 AGAIN = ("set.block=sigma_reparam", "train.checkpointing=block")
 HYBRID = {f"{name}-2x2": (*overrides, "train.shard=2") for name, overrides in CASES.items()}
 SHARED = {"shared": (*STEPS, f"model={SPECS / 'shared.yaml'}", "set.block=baseline")}
-ALONE = CASES | MIXED | MICRO | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
+PARTS = {
+    f"parts-{name}": (*overrides, "train.loss=chunked") for name, overrides in (CASES | MIXED).items() if "qk" in name
+}
+ALONE = PARTS | CASES | MIXED | MICRO | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def four(tiny, two):
     jobs = [Job(folder / name, overrides) for name, overrides in (CASES | HYBRID | {"uneven": UNEVEN}).items()]
     for name in ("whole", "pieces"):
         shutil.copytree(two / name, folder / name)
-        jobs.append(Job(folder / name, UNEVEN))
+        jobs.append(Job(folder / name, UNEVEN, around=partial(restored_exactly, out=folder / name)))
     jobs.append(Job(folder / "hybrid-pieces", (*UNEVEN, "train.shard=2"), stop=7, pieces=True))
     jobs.append(Job(folder / "hybrid-pieces", UNEVEN))
     on_ranks(4, tiny, jobs)
@@ -105,6 +109,12 @@ def test_two_copies_of_two_shards_give_the_losses_of_one(one, four, name):
 @pytest.mark.parametrize("name", MIXED)
 def test_bf16_on_two_processes_gives_the_losses_of_one(one, two, name):
     assert apart(two / name, one / name) < 2e-3
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_logits_made_in_parts_change_no_loss_on_one_process_or_two(one, two, name):
+    for folder in (one, two):
+        assert apart(folder / name, one / name.removeprefix("parts-")) < (2e-3 if "bf16" in name else 1e-5)
 
 
 def test_trap_2_the_first_loss_does_not_depend_on_the_world(one, two, four):
@@ -161,9 +171,9 @@ def test_trap_5_the_power_iteration_keeps_fp32_under_bf16(two):
 
 
 def test_trap_12_a_step_sends_one_packed_reduction(two):
-    steps, validations, start = 20, 1, 1
+    steps, validations, start, end = 20, 1, 2, 1
     # The other message of a step is the wish to stop.
-    assert json.loads((two / "baseline-fp32" / "calls.json").read_text()) == 2 * steps + validations + start
+    assert json.loads((two / "baseline-fp32" / "calls.json").read_text()) == 2 * steps + validations + start + end
 
 
 @pytest.mark.parametrize(
@@ -180,7 +190,9 @@ def test_a_checkpoint_in_pieces_holds_what_a_whole_one_holds(two):
 @pytest.mark.parametrize("name", ["whole", "pieces"])
 def test_a_run_begun_on_two_goes_on_on_one_and_on_four(tiny, tmp_path, one, two, four, name):
     shutil.copytree(two / name, tmp_path / name)
-    assert train(tiny, tmp_path / name, *UNEVEN) == 0
+    with restored_exactly(0, tmp_path / name):
+        assert train(tiny, tmp_path / name, *UNEVEN) == 0
+    assert len([*tmp_path.glob(f"{name}.checked-*"), *four.glob(f"{name}.checked-*")]) == 1 + 4
     assert apart(tmp_path / name, one / "uneven") < 1e-5
     assert apart(four / name, one / "uneven") < 1e-5
 

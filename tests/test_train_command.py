@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -106,7 +105,8 @@ def test_plain_lines_say_where_the_run_is(tmp_path, tiny, capfd):
     )
     assert out[1].startswith("12 steps of 64 tokens: ")
     assert out[2] == "validation: the same 64 held-out tokens, every 4 steps"
-    assert out[3] == "compile: off (auto on cpu)"
+    assert out[3] == "loss: plain (auto: the logits of a micro-batch take 0.1 MiB)"
+    assert out[4] == "compile: off (auto on cpu)"
     steps = [line for line in out if line.startswith("step ") and "tok/s" in line]
     assert [line[: len("step 12/12")] for line in steps] == [f"step {number:>2}/12" for number in (1, 4, 6, 8, 12)]
     figures = r"loss \d\.\d{4}  grad [\d.]+  [\d,]+ tok/s  [\d.]+% of peak  0:00 left"
@@ -223,7 +223,7 @@ def test_help_shows_an_example_and_every_exit_code(capsys):
     told = capsys.readouterr().out
     assert error.value.code == 0
     assert "blockgraph train specs/runs/demo.yaml" in told
-    assert all(f"  {code:<4}" in told for code in (0, 1, 2, 70, 71, 72, 74, 75))
+    assert all(f"  {code:<4}" in told for code in (0, 1, 2, 70, 71, 72, 74, 75, 124))
 
 
 def test_a_mistake_is_told_before_torch_is_imported(tmp_path, tiny):
@@ -232,9 +232,7 @@ from runners.train import command
 assert command(sys.argv[1:]) == 1
 assert "torch" not in sys.modules"""
     words = [sys.executable, "-c", program, str(tiny), "set.block=qk_nrm", "--out", str(tmp_path / "run")]
-    began = time.monotonic()
     subprocess.run(words, check=True, capture_output=True)
-    assert time.monotonic() - began < 5
 
 
 def test_paths_of_a_run_file_start_from_its_folder_and_those_typed_from_here(tmp_path, tiny, monkeypatch):

@@ -11,6 +11,8 @@ BEGIN, END = "## The tree\n\n```\n", "\n```\n"
 WIDTH = 44
 FOLDERS = {
     "specs/blocks": "the paper's ten blocks",
+    "specs/ablations": "blocks that ask for the cause of divergence: an output held at a set norm, norms after all "
+    "linears",
     "specs/models": "models, with their sizes as data",
     "specs/runs": "run files",
     "tests": "sorted by what they need: pure Python, torch, several gloo processes (dist), a GPU (gpu)",

@@ -12,6 +12,8 @@ from blockgraph.load import load
 from blockgraph.op import Op
 from blockgraph.ops import OPS
 
+OWN = "blockgraph_own_"  # before the names of modules with the user's ops, which may be called like any other module
+
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The options by which a spec's dims and slots are set and the user's own ops are found."""
@@ -55,12 +57,12 @@ def own_ops(files: list[str]) -> Mapping[str, type[Op]]:
 
 
 def _ops_of(path: Path) -> dict[str, type[Op]]:
-    place = Place(str(path), 0)
-    spec = importlib.util.spec_from_file_location(path.stem, path) if path.suffix == ".py" else None
+    place, name = Place(str(path), 0), f"{OWN}{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path) if path.suffix == ".py" else None
     if spec is None or spec.loader is None or not path.is_file():
         raise _refuse(f"there is no Python file '{path}'", place)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # so that inspect finds the source of its kernels
+    sys.modules[name] = module  # so that inspect finds the source of its kernels
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -68,7 +70,7 @@ def _ops_of(path: Path) -> dict[str, type[Op]]:
     found = {
         value.name: value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Op) and value.__module__ == path.stem and "name" in vars(value)
+        if isinstance(value, type) and issubclass(value, Op) and value.__module__ == name and "name" in vars(value)
     }
     if not found:
         raise _refuse("the file has no ops: a class that derives from blockgraph.op.Op and has a `name`", place)

@@ -1,5 +1,6 @@
 """Linear maps, norms and gains. Axes: B batch, T tokens, H heads, K features of a head."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,6 +29,13 @@ def l2_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
+def hold_norm(x: Tensor, target: float, *, eps: float, through: bool = True) -> Tensor:
+    """The last axis scaled to the RMS `target` in fp32; without `through`, the factor counts as a constant."""
+    mean = x.float().square().mean(dim=-1, keepdim=True)
+    factor = target * torch.rsqrt((mean if through else mean.detach()) + eps)
+    return (x.float() * factor).to(x.dtype)
+
+
 def head_gain(x_BHTK: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """A gain and a bias [heads, K], one for each head, in fp32."""
     y_BHTK = x_BHTK.float()
@@ -38,3 +46,9 @@ def head_gain(x_BHTK: Tensor, weight: Tensor | None = None, bias: Tensor | None 
 def layer_scale(x: Tensor, weight: Tensor) -> Tensor:
     """`weight * x` in the dtype of `x`."""
     return x * weight.to(x.dtype)
+
+
+def opened(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """What a head would multiply, for a loss that makes the logits itself."""
+    # Views, because FSDP puts a hook on every output at every step, and those on a parameter would stay.
+    return x, *(weight.view_as(weight) for weight in weights)

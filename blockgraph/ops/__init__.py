@@ -5,6 +5,7 @@ from blockgraph.ops.add import Add
 from blockgraph.ops.causal_mask import CausalMask
 from blockgraph.ops.embedding import Embedding
 from blockgraph.ops.gelu import Gelu
+from blockgraph.ops.hold_norm import HoldNorm
 from blockgraph.ops.l2_norm import L2Norm
 from blockgraph.ops.layer_norm import LayerNorm
 from blockgraph.ops.layer_scale import LayerScale
@@ -36,6 +37,7 @@ OPS = table(
         LayerNorm,
         RmsNorm,
         L2Norm,
+        HoldNorm,
         SplitHeads,
         MergeHeads,
         Rope,

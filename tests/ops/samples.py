@@ -37,6 +37,8 @@ VARIANTS = {
     "l2_norm, gain": "ln: {op: l2_norm, in: q}",
     "l2_norm, bias": "ln: {op: l2_norm, in: q, bias: true}",
     "l2_norm, full width": "ln: {op: l2_norm, in: q, width: full, gain: 1+w}",
+    "hold_norm, a constant factor": "hold: {op: hold_norm, in: x, target: 3, through: false}",
+    "hold_norm, by layer": "hold: {op: hold_norm, in: q, target: 1 / sqrt(layer + 1)}",
     "rope, interleaved": "rope: {op: rope, in: q, pairs: interleaved}",
     "rope, part of the width": "rope: {op: rope, in: q, width: 4, base: 500}",
     "rope, part of the width, interleaved": "rope: {op: rope, in: q, width: d_head / 2, pairs: interleaved}",

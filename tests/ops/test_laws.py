@@ -123,6 +123,7 @@ INSIDE: dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]] = {
     "ln: {op: rms_norm, in: x}": (FAR, lambda x: x / (mean(x.square()) + 1e-5).sqrt()),
     "ln: {op: rms_norm, in: x, gain: 1+w, init: 0.001}": (FAR, lambda x: x / mean(x.square()).sqrt() * 1.001),
     "ln: {op: l2_norm, in: x, gain: none}": (FAR * 0.37, lambda x: x / (24 * mean(x.square())).sqrt()),
+    "hold: {op: hold_norm, in: x, target: 3}": (FAR, lambda x: 3 * x / mean(x.square()).sqrt()),
     "cap: {op: soft_cap, in: x, cap: 50}": (FAR / 8, lambda x: 50 * torch.tanh(x / 50)),
     "softmax: {op: softmax, in: x}": (FAR / 64, lambda x: x.exp() / (24 * mean(x.exp()))),
     "clip: {op: soft_clip, in: x}": (FAR / 9000, lambda x: ((1.03 + 0.03) * x - 0.03).clamp(0, 1)),

@@ -1,0 +1,1 @@
+"""What a study shows: measures as pure functions, and tables and figures made of them."""

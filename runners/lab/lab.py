@@ -1,0 +1,137 @@
+"""A study as its sections read it: trials by arm, size, learning rate and seed, each with its verdict."""
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, median
+
+from runners.lab.ceiling import Ceiling, ceiling
+from runners.lab.trials import Trial, distinct
+from runners.study import Study
+
+REFERENCES = ("qk_norm", "baseline")  # what others are compared with, the first of them that the study has
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A study and its trials; `margin` is what the verdict allows in nats where the study gives none of its own."""
+
+    study: Study
+    trials: tuple[Trial, ...]
+    margin: float
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """What was compared, in the order of the study."""
+        return distinct(trial.arm for trial in self.trials)
+
+    @cached_property
+    def sizes(self) -> list[str]:
+        """Sizes by their number of parameters, smallest first."""
+        return distinct(trial.size for trial in sorted(self.trials, key=lambda trial: trial.parameters))
+
+    @cached_property
+    def rates(self) -> list[float]:
+        """All learning rates, lowest first."""
+        return sorted({trial.lr for trial in self.trials})
+
+    @property
+    def seeds(self) -> list[int]:
+        """All seeds."""
+        return sorted({trial.seed for trial in self.trials})
+
+    def of(
+        self, arm: str | None = None, size: str | None = None, lr: float | None = None, over: bool = True
+    ) -> list[Trial]:
+        """The trials of an arm, a size and a learning rate, where these are given; with `over`, those that ended."""
+        return [
+            trial for trial in self.trials
+            if arm in (None, trial.arm) and size in (None, trial.size) and lr in (None, trial.lr)
+            and (not over or trial.loss is not None)
+        ]  # fmt: skip
+
+    def converged(self, trial: Trial, margin: float | None = None) -> bool:
+        """The verdict on a trial that ended, by the rule that `rule` states."""
+        assert trial.loss is not None
+        return trial.loss <= self._bound(trial, margin)
+
+    def ceilings(self, arm: str, size: str, margin: float | None = None) -> dict[int, Ceiling]:
+        """The highest stable learning rate of each seed."""
+        found: dict[int, dict[float, bool]] = {}
+        for trial in self.of(arm, size):
+            found.setdefault(trial.seed, {})[trial.lr] = self.converged(trial, margin)
+        return {seed: ceiling(verdicts) for seed, verdicts in sorted(found.items())}
+
+    def losses(self, arm: str, size: str, lr: float) -> dict[int, float]:
+        """Final validation loss of each seed, infinite where it diverged."""
+        return {trial.seed: trial.loss for trial in self.of(arm, size, lr) if trial.loss is not None}
+
+    def curve(self, arm: str, size: str) -> dict[float, float]:
+        """Median over seeds of the final loss, at each learning rate that was run."""
+        found = {lr: self.losses(arm, size, lr) for lr in self.rates}
+        return {lr: median(losses.values()) for lr, losses in found.items() if losses}
+
+    def initial(self, arm: str, size: str) -> float | None:
+        """Mean over the trials of the loss before any update, in nats."""
+        found = [trial.initial for trial in self.of(arm, size) if trial.initial is not None]
+        return fmean(found) if found else None
+
+    def best(self, arm: str, size: str) -> float | None:
+        """The learning rate with the lowest median loss; None where nothing converged."""
+        curve = {lr: loss for lr, loss in self.curve(arm, size).items() if math.isfinite(loss)}
+        return min(curve, key=curve.__getitem__) if curve else None
+
+    def parameters(self, size: str) -> int:
+        """Parameters in the layers at a size: of the reference, where the arms differ."""
+        found = self.of(self.reference, size, over=False) or self.of(size=size, over=False)
+        return found[0].parameters
+
+    @cached_property
+    def reference(self) -> str:
+        """The arm that others are compared with."""
+        return next((name for name in REFERENCES if name in self.arms), self.arms[0])
+
+    @property
+    def rule(self) -> str:
+        """What counts as diverged, in words."""
+        rule, told = self.study.rule, "a loss or a gradient norm was not finite"
+        if rule["window"]:
+            bound = f"{rule['loss_above']:g}" if rule["loss_above"] is not None else f"its first + {rule['margin']:g}"
+            told += f", or the smoothed training loss stayed above {bound} nats for {rule['window']} steps"
+        if rule["val_above"] is not None:
+            told += f", or the final validation loss is above {rule['val_above']:g} nats"
+        if self._margin is not None:
+            told += (
+                f", or the final validation loss lies more than {self._margin:g} nats above the lowest of the runs "
+                "that differ in nothing but the learning rate"
+            )
+        return f"Diverged: {told}."
+
+    @property
+    def _margin(self) -> float | None:
+        given: float | None = self.study.rule["val_margin"]
+        return self.margin if given is None and self.study.rule["val_above"] is None else given
+
+    def _bound(self, trial: Trial, margin: float | None) -> float:
+        """The loss above which a trial counts as diverged."""
+        above = self.study.rule["val_above"]
+        allowed = self._margin if margin is None else margin
+        least = min(self._alike[trial.arm, trial.size, trial.seed])
+        bounds = (math.inf if above is None else above, math.inf if allowed is None else least + allowed)
+        return min(*bounds, sys.float_info.max)  # an infinite loss is above any bound
+
+    @cached_property
+    def _alike(self) -> Mapping[tuple[str, str, int], list[float]]:
+        """Final losses of the trials that differ in nothing but the learning rate."""
+        found: dict[tuple[str, str, int], list[float]] = {}
+        for trial in self.trials:
+            if trial.loss is not None:
+                found.setdefault((trial.arm, trial.size, trial.seed), []).append(trial.loss)
+        return found
+
+
+def rates_in_words(rates: Iterable[float]) -> str:
+    """Learning rates as a list."""
+    return ", ".join(f"{rate:g}" for rate in rates)

@@ -1,0 +1,26 @@
+"""The parts of a report: sections of text, tables and figures."""
+
+from dataclasses import dataclass
+
+from runners.lab.plots import Figure
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text below their headings; the first column names the row, the others hold numbers, or words."""
+
+    caption: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question and its answer; `missing` says what the study lacks for it, where it has none."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    missing: str = ""

@@ -1,0 +1,47 @@
+"""Numbers in words: estimates with their intervals, learning rates, counts."""
+
+import math
+
+from runners.lab.ceiling import Highest
+from runners.lab.intervals import Estimate
+
+NONE = "·"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number of some significant digits; infinite losses are those of runs that diverged."""
+    if value is None or math.isnan(value):
+        return NONE
+    return "diverged" if math.isinf(value) else f"{value:.{digits}g}"
+
+
+def fixed(value: float | None, places: int = 3) -> str:
+    """A number with some decimal places."""
+    return f"{value:.{places}f}" if value is not None and math.isfinite(value) else number(value)
+
+
+def interval(found: Estimate, places: int = 2, sign: str = "") -> str:
+    """`mean [low, high]`; the mean alone where one value says nothing of its error."""
+    if found.low is None or found.high is None:
+        return f"{found.mean:{sign}.{places}f}"
+    return f"{found.mean:{sign}.{places}f} [{found.low:{sign}.{places}f}, {found.high:{sign}.{places}f}]"
+
+
+def rate(found: Estimate, bound: str = "") -> str:
+    """A geometric mean of learning rates with its interval, to three digits."""
+    if found.low is None or found.high is None or found.low == found.high:
+        return f"{bound}{found.mean:.3g}"
+    return f"{bound}{found.mean:.3g} [{found.low:.3g}, {found.high:.3g}]"
+
+
+def bound(found: Highest) -> str:
+    """The sign before a ceiling that lies outside of the grid for some seed."""
+    return "≥ " if found.at_least else "< " if found.below else ""
+
+
+def count(parameters: int) -> str:
+    """A number of parameters, such as 2.4M."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if parameters >= size:
+            return f"{parameters / size:.3g}{unit}"
+    return str(parameters)

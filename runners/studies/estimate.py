@@ -1,0 +1,138 @@
+"""What the cells of a study cost: parameters, tokens, arithmetic and time."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import blockgraph
+from runners import study as reader
+from runners.devices import DEVICES
+from runners.plan import UTILISATION
+from runners.progress import clock
+from runners.studies.file import Planned, StudyFile
+from runners.studies.fork import forked
+from runners.studies.local import cores, prepared
+
+BACKWARD = 2  # matrix products of the backward pass for each one of the forward pass
+STEPS = 3  # that are timed, after one that warms up
+HEAD = ("cell", "parameters", "tokens", "time", "state")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds that a run takes: before its first step, for a step, and for a validation."""
+
+    start: float
+    step: float
+    validation: float
+
+    def of(self, cell: Planned) -> float:
+        """Seconds of a whole cell, if nothing ends it early."""
+        config = cell.run.config
+        validations = -(-config.train.steps // config.log.evaluate)
+        return self.start + config.train.steps * self.step + validations * self.validation
+
+
+def flops(study: StudyFile, cell: Planned) -> int:
+    """FLOP of matrix products in all steps of a cell."""
+    config = cell.run.config
+    forward = blockgraph.cost(study.graph(cell.run)).flops(batch=config.train.batch, seq=config.data.seq)
+    return (1 + BACKWARD) * forward * config.train.steps
+
+
+def listing(study: StudyFile, cells: list[Planned], out: Path, jobs: int) -> str:
+    """A table of the cells with what each costs, and what those that have not ended cost together."""
+    begun = reader.read(out).cells if (out / reader.CELLS).exists() else []
+    states = {cell.name: cell.state for cell in begun}
+    seconds, basis = _seconds(study, cells, jobs)
+    left = [cell for cell in cells if states.get(cell.name) not in reader.ENDED]
+    rows = [HEAD, *(_row(study, cell, seconds(cell), states.get(cell.name, "missing")) for cell in cells)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = "\n".join(_line(row, widths) for row in rows)
+    total = clock(sum(map(seconds, left)) / jobs)
+    tokens = sum(map(_tokens, left))
+    told = f"{len(left)} of {len(cells)} cells to run: {tokens:,} tokens, about {total} with {jobs} at once"
+    return f"{table}\n\n{told}\n{basis}"
+
+
+def _seconds(study: StudyFile, cells: list[Planned], jobs: int) -> tuple[Callable[[Planned], float], str]:
+    """How long a cell takes, and how that is known: from a few steps taken here, or from a device's published rate."""
+    slurm = study.config.slurm
+    if slurm:
+        rates, gpus = DEVICES[slurm.device].rates, max(1, slurm.gpus)
+        told = f"time: {gpus} x {slurm.device} a cell, matrix products at {UTILISATION:.0%} of the published rate"
+        return lambda cell: flops(study, cell) / (rates[cell.run.config.train.precision] * gpus * UTILISATION), told
+    times: dict[str, Times] = {}
+    code = prepared(cells, study.ops)
+    if code:
+        raise SystemExit(code)
+    for cell in cells:
+        key = _kind(cell)
+        times[key] = times.get(key) or _timed(study, cell, max(1, cores() // jobs))
+    told = f"time: from {STEPS} steps and a validation of each kind of cell, taken here just now, alone on the machine"
+    return lambda cell: times[_kind(cell)].of(cell), told
+
+
+def _kind(cell: Planned) -> str:
+    """What decides how long a step takes: cells that differ in the rest are timed once."""
+    config = cell.run.config
+    train = config.train
+    sizes = [train.batch, train.micro, config.data.seq, config.log.evaluate_tokens, train.precision, config.optim.name]
+    return json.dumps([config.model, config.set, config.tokenizer.model_dump(), sizes])
+
+
+def _timed(study: StudyFile, cell: Planned, threads: int) -> Times:
+    """The times of a cell, taken in a process of its own."""
+    source, target = os.pipe()
+
+    def work() -> int:
+        os.write(target, json.dumps(_time(study, cell, threads)).encode())
+        return 0
+
+    child = forked(work)
+    os.close(target)
+    with os.fdopen(source) as pipe:
+        told = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        raise SystemExit(code)
+    return Times(*json.loads(told))
+
+
+def _time(study: StudyFile, cell: Planned, threads: int) -> list[float]:
+    import torch
+
+    from runners import session
+    from runners.launch import Launch
+    from runners.world import World
+
+    torch.set_num_threads(threads)
+    began = time.perf_counter()
+    world = World(Launch(), torch.device("cpu"))
+    inputs = session.lowered_for(cell.run, session.prepare(cell.run, study.ops), world)
+    trainer = session.build(cell.run, inputs, world)
+    trainer.step(1)
+    ready = time.perf_counter()
+    for number in range(STEPS):
+        trainer.step(2 + number)
+    stepped = time.perf_counter()
+    trainer.evaluate()
+    return [ready - began, (stepped - ready) / STEPS, time.perf_counter() - stepped]
+
+
+def _row(study: StudyFile, cell: Planned, seconds: float, state: str) -> tuple[str, ...]:
+    parameters = blockgraph.cost(study.graph(cell.run)).parameters
+    return cell.name, f"{parameters:,}", f"{_tokens(cell):,}", clock(seconds), state
+
+
+def _tokens(cell: Planned) -> int:
+    config = cell.run.config
+    return config.train.steps * config.train.batch * config.data.seq
+
+
+def _line(row: tuple[str, ...], widths: Iterable[int]) -> str:
+    (name, *cells), (first, *rest) = row, widths
+    return f"{name:<{first}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, rest, strict=True))

@@ -1,0 +1,48 @@
+"""What a study has come to, in lines of text."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from runners.studies import stability
+from runners.studies.axes import SEED
+from runners.studies.board import told_end
+from runners.studies.stability import Edge, Range
+from runners.study import Study
+
+
+def summary(study: Study) -> list[str]:
+    """Cells by their state, what failed, and up to which learning rate each setting is stable."""
+    counts = Counter(cell.state for cell in study.cells)
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    failed = [f"{cell.name}: {told_end(cell)}" for cell in study.cells if cell.state == "failed"]
+    return [f"{study.directory}: {len(study.cells)} cells: {told}", *failed, *edges(study)]
+
+
+def edges(study: Study) -> Iterable[str]:
+    """A line for each setting: its highest stable learning rate, with the range over seeds."""
+    for found in stability.ranges(study):
+        name = ", ".join(f"{axis} {label}" for axis, label in found.settings.items()) or "all cells"
+        yield f"{name}: {_highest(found)}"
+        yield from (f"  {told}" for edge in found.edges for told in _odd(edge))
+
+
+def _highest(found: Range) -> str:
+    rates = found.stable
+    if not rates:
+        return "stable at no learning rate that has been tried"
+    over = f" ({min(rates):g} to {max(rates):g} over {len(rates)} seeds)" if len(rates) > 1 else ""
+    diverged = [edge.diverged for edge in found.edges if edge.diverged is not None]
+    until = f"; diverged from {min(diverged):g}" if diverged else ", the highest that has been tried"
+    return f"stable up to a learning rate of {found.middle:.4g}{over}{until}"
+
+
+def _odd(edge: Edge) -> Iterable[str]:
+    """What the line of all seeds hides: a seed that is stable nowhere, or everywhere, or again above the edge."""
+    seed = f"seed {edge.settings[SEED]}: " if SEED in edge.settings else ""
+    if edge.beyond:
+        rates = ", ".join(f"{rate:g}" for rate in edge.beyond)
+        yield f"{seed}not monotone: diverged at {edge.diverged:g}, yet stable at {rates}"
+    if edge.stable is None:
+        yield f"{seed}stable nowhere below {edge.diverged:g}, the lowest learning rate that diverged"
+    elif edge.diverged is None:
+        yield f"{seed}stable up to {edge.stable:g}, the highest learning rate that has been tried"
