@@ -7,6 +7,9 @@ import torch
 
 import blockgraph
 from blockgraph import EVERYTHING
+from blockgraph.fused import FUSIONS
+from blockgraph.fusion import Target
+from blockgraph.passes import fuse
 from runners import sharding
 from runners.config import Train
 from runners.launch import Launch
@@ -73,3 +76,23 @@ def test_recomputing_changes_no_name_and_no_gradient(block):
 def test_trap_10_no_dtype_is_left_to_autocast():
     sources = [path.read_text() for folder in ("blockgraph", "runners") for path in (ROOT / folder).rglob("*.py")]
     assert not any("autocast" in source for source in sources)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_trap_9_no_attention_on_a_cpu_waits_for_a_backward_pass_that_flex_lacks_there(block, compiled):
+    target = Target(4096, "bf16", "cpu", compiled)
+    (decision,) = fuse(blockgraph.load("gpt", block=block, **SIZES), FUSIONS, "auto", target).decisions
+    assert (decision.lowering != "flex", "flex" in decision.others) == (True, True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on the first import of its compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at that of every tensor
+def test_trap_13_hooks_of_compiled_blocks_run_in_every_step():
+    model, calls = made("qk_norm"), []
+    for number, block in enumerate(model.blocks()):
+        block.register_forward_hook(lambda *_, number=number: calls.append(number))
+        block.compile(backend="aot_eager")
+    for _ in range(3):
+        model(torch.zeros(1, 4, dtype=torch.long)).sum().backward()
+    assert calls == 3 * [*range(SIZES["n_layers"])]

@@ -53,6 +53,12 @@ def full(x: Tensor) -> Tensor:
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
+def local(x: Tensor) -> Tensor:
+    """This rank's shard of a tensor, or all of one that is whole."""
+    shard: Tensor = x.to_local() if hasattr(x, "to_local") else x
+    return shard
+
+
 def assign(x: Tensor, value: Tensor) -> None:
     """Set a tensor, or this rank's shard of it, from the full value, which is equal on all ranks."""
     x.copy_(placed(value, x))
