@@ -39,6 +39,9 @@ class Attention(Fusion):
         Step((Matmul,)),
     )
 
+    queries: ClassVar = "q"
+    keys: ClassVar = "k"
+
     factors: dict[str, Number]
     cap: dict[str, Number]
     clip: dict[str, Number]
