@@ -49,7 +49,9 @@ class Train(Fields):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of the order of the data")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the compute; master weights and loss are fp32")
-    compile: Literal["auto", True, False] = Field("auto", description="torch.compile blocks and loss; auto: on CUDA")
+    compile: Literal["auto", True, False] = Field(
+        "auto", description="torch.compile blocks and loss; auto: where that pays"
+    )
     loss: Literal["auto", "plain", "chunked"] = Field(
         "auto", description="logits made whole, or in parts and again in the backward pass; auto: by their size"
     )

@@ -12,13 +12,13 @@ from blockgraph.graph import Graph
 from blockgraph.kernels.base import GraphModule
 from blockgraph.memory import Setting, Timeline, refill, timeline
 from runners import optim, sharding
+from runners.compiling import compiling
 from runners.config import RunConfig
 from runners.devices import Machines
 from runners.flops import step_flops
 from runners.lowering import lowered
 from runners.objective import objective
 from runners.runfile import RunFile
-from runners.session import compiles
 from runners.trainer import DTYPES
 
 FP32 = 4  # bytes
@@ -86,7 +86,7 @@ def plan(run: RunFile, graph: Graph, machines: Machines) -> Plan:
 def _lowered(run: RunFile, graph: Graph, machines: Machines) -> Graph:
     """The graph as the run will compute it; where that is by FlexAttention, as blocks, which a CPU can rehearse."""
     device = "cpu" if machines.name == "cpu" else "cuda"
-    compiled, _ = compiles(run, torch.device(device))
+    compiled = compiling(run, graph, torch.device(device), machines.ranks).on
     decisions = lowered(run, graph, device, compiled).decisions
     taken = {decision.core: decision.lowering for decision in decisions}
     stand_ins = {core: "blockwise" if name == "flex" else name for core, name in taken.items()}

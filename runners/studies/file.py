@@ -69,7 +69,7 @@ class StudyFile:
         return list(found.values())
 
     def planned(self, points: Points, taken: Table[str, dict[str, Any]], probe: bool = False) -> Planned:
-        """The cell of some points, with its model and probes checked; `taken` are names of others with their settings."""
+        """The cell of some points, its model and probes checked; `taken` are names of others with their settings."""
         name = axes.name_of(points, taken)
         text = self.text
         for point in points:
