@@ -49,9 +49,15 @@ class Train(Fields):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of the order of the data")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the compute; master weights and loss are fp32")
-    compile: Literal["auto", True, False] = Field("auto", description="torch.compile blocks and loss; auto: on CUDA")
+    compile: Literal["auto", True, False] = Field(
+        "auto", description="torch.compile blocks and loss; auto: where that pays"
+    )
     loss: Literal["auto", "plain", "chunked"] = Field(
         "auto", description="logits made whole, or in parts and again in the backward pass; auto: by their size"
+    )
+    lowering: Literal["auto", "explicit", "sdpa", "blockwise", "flex"] = Field(
+        "auto",
+        description="of the attention core; auto: by length, precision and device. In bf16 it changes the errors",
     )
     shard: int | None = Field(None, gt=0, description="processes that share one copy of the state; null: all of them")
     checkpointing: Literal["none", "block"] = Field(
@@ -144,6 +150,10 @@ class Log(Fields):
 
     every: int = Field(10, gt=0, description="steps between two rows of metrics.jsonl")
     probe: int = Field(50, gt=0, description="steps between two rows of the probes")
+    probes: list[str] = Field(
+        ["**.l2", "attention", "outputs"],
+        description="linears, weights, updates, attention, outputs, or names of series with * and **; []: nothing",
+    )
     evaluate: int = Field(100, gt=0, description="steps between two validations; the last step always has one")
     evaluate_tokens: int = Field(65_536, gt=0, description="held-out tokens of a validation, the same every time")
     sinks: list[Literal["tensorboard", "wandb"]] = Field([], description="where the rows go too, by optional packages")

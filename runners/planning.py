@@ -12,14 +12,16 @@ from blockgraph.graph import Graph
 from blockgraph.kernels.base import GraphModule
 from blockgraph.memory import Setting, Timeline, refill, timeline
 from runners import optim, sharding
+from runners.compiling import compiling
 from runners.config import RunConfig
 from runners.devices import Machines
+from runners.flops import step_flops
+from runners.lowering import lowered
 from runners.objective import objective
 from runners.runfile import RunFile
 from runners.trainer import DTYPES
 
 FP32 = 4  # bytes
-BACKWARD = 2  # matrix products of the backward pass for each one of the forward pass
 RECOMPUTE = {"none": False, "block": True}
 WEIGHTS, OPTIMISER = "weights", "optimiser"
 
@@ -65,6 +67,7 @@ class Holdings:
 def plan(run: RunFile, graph: Graph, machines: Machines) -> Plan:
     """What a run of this graph needs; raises `SpecError` when an op cannot run without data."""
     config = run.config
+    graph = _lowered(run, graph, machines)
     share = config.train.batch // machines.ranks
     held = holdings(graph, config, machines.shard)
     steps = _Steps(run, graph, machines, min(config.train.micro, share))
@@ -78,6 +81,16 @@ def plan(run: RunFile, graph: Graph, machines: Machines) -> Plan:
         checkpoint=held.checkpoint,
         modes={name: steps.mode(held, recompute) for name, recompute in RECOMPUTE.items()},
     )
+
+
+def _lowered(run: RunFile, graph: Graph, machines: Machines) -> Graph:
+    """The graph as the run will compute it; where that is by FlexAttention, as blocks, which a CPU can rehearse."""
+    device = "cpu" if machines.name == "cpu" else "cuda"
+    compiled = compiling(run, graph, torch.device(device), machines.ranks).on
+    decisions = lowered(run, graph, device, compiled).decisions
+    taken = {decision.core: decision.lowering for decision in decisions}
+    stand_ins = {core: "blockwise" if name == "flex" else name for core, name in taken.items()}
+    return lowered(run, graph, device, compiled, stand_ins)
 
 
 def holdings(graph: Graph, config: RunConfig, ranks: int) -> Holdings:
@@ -138,7 +151,7 @@ class _Steps:
             return sum(parts(micro).values()) <= self.machines.usable
 
         largest = next((size for size in range(share, 0, -1) if share % size == 0 and fits(size)), None)
-        flops, machines = _flops(self.graph, self.run.config, recompute), self.machines
+        flops, machines = step_flops(self.graph, self.run.config, recompute), self.machines
         rate = machines.ranks * machines.device.rates[self.run.config.train.precision] * machines.utilisation
         return Mode(parts(self.micro), fits(self.micro), largest, flops, flops / rate)
 
@@ -153,10 +166,3 @@ class _Steps:
         except (DataDependentOutputException, UnsupportedOperatorException) as error:
             told = f"a plan runs the model without data, and {error.func} asks for them"
             raise self.run.refuse("model", told) from None
-
-
-def _flops(graph: Graph, config: RunConfig, recompute: bool) -> int:
-    """FLOP of matrix products in a step: forward, backward, and forward through the layers again where asked for."""
-    costs, batch, seq = blockgraph.cost(graph), config.train.batch, config.data.seq
-    again = sum(row.flops(batch, seq) for row in costs.rows if row.node.blocks and row.depth == 0)
-    return (1 + BACKWARD) * costs.flops(batch, seq) + (again if recompute else 0)
