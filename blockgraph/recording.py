@@ -11,6 +11,8 @@ from blockgraph.probes import Point
 if TYPE_CHECKING:
     from blockgraph.classes import ClassText
 
+INDENT = 8  # of the lines of a method
+
 
 class Recording:
     """The points of one class, each with its row of `self.records`; what is measured twice is written twice."""
@@ -20,7 +22,7 @@ class Recording:
         self.rows = {point.key: row for row, point in enumerate(text.points)}
         self.measured: dict[str, str] = {}
 
-    def line(self, node: Node) -> list[str]:
+    def line(self, node: Node, indent: int) -> list[str]:
         """The line of a node with the gradients at its edges watched, and the lines that record its values."""
         points = [point for point in self.text.points if point.node and point.node.path == node.path]
         edges = {point.probe.gradient: self._row(point) for point in points if point.probe.gradient}
@@ -29,9 +31,10 @@ class Recording:
         }
         expression = self.text.expression(node, ports=ports)
         result = f"watch({expression}, {edges['out']})" if "out" in edges else expression
-        return [*self.text.assigned(node, result), *self._inside(node), *self._records(points)]
+        lines = self.text.assigned(node, result, indent)
+        return [*lines, *self._inside(node, indent), *self._records(points, indent)]
 
-    def _inside(self, node: Node) -> list[str]:
+    def _inside(self, node: Node, indent: int) -> list[str]:
         """The steps that a fused node replaces, taken once more as far as probes read them, apart from training."""
         steps = node.replaces[:-1]
         points = [
@@ -42,21 +45,22 @@ class Recording:
         for step, found in zip(steps[:needed], points, strict=False):
             outside = {port: ref for port, ref in step.data().items() if ref.owner not in {s.path for s in steps}}
             ports = {port: f"{self.text.value(ref)}.detach()" for port, ref in outside.items()}
-            lines += [*self.text.assigned(step, self.text.expression(step, ports=ports)), *self._records(found)]
+            expression = self.text.expression(step, ports=ports)
+            lines += [*self.text.assigned(step, expression, indent), *self._records(found, indent)]
         return lines
 
     def outputs(self) -> list[str]:
         """The lines that record what the graph gives."""
-        return self._records(point for point in self.text.points if not point.node)
+        return self._records([point for point in self.text.points if not point.node], INDENT)
 
-    def _records(self, points: Iterable[Point]) -> list[str]:
+    def _records(self, points: Iterable[Point], indent: int) -> list[str]:
         lines = []
         for point in points:
             if not point.probe.gradient:
                 names = ", ".join(quantity.name for quantity in point.probe.quantities)
                 about = ".".join(word for word in (point.place, point.probe.name, names) if word)
                 measured = self._measured(point)
-                lines += statement(self._row(point), self.measured.get(measured, measured), about)
+                lines += statement(self._row(point), self.measured.get(measured, measured), about, indent)
                 self.measured[measured] = self._row(point)
         return lines
 

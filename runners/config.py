@@ -5,9 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from blockgraph.recompute import EVERYTHING, NOTHING
 from blockgraph.schema import Fields
 from runners.corpus import DataConfig
 from runners.tokenizer import TokenizerConfig
+
+RECOMPUTED: dict[str, tuple[str, ...]] = {"none": NOTHING, "block": EVERYTHING}
 
 
 class Spike(Fields):
@@ -60,8 +63,10 @@ class Train(Fields):
         description="of the attention core; auto: by length, precision and device. In bf16 it changes the errors",
     )
     shard: int | None = Field(None, gt=0, description="processes that share one copy of the state; null: all of them")
-    checkpointing: Literal["none", "block"] = Field(
-        "none", description="activations computed again in the backward pass: none, or all inside each block"
+    checkpointing: Literal["none", "block"] | list[str] = Field(
+        "none",
+        description="activations computed again in the backward pass: none, all inside each block, or those inside "
+        "the nodes and groups of a list, such as [attn, ff.act]",
     )
     timeout_s: float = Field(
         600.0,
@@ -91,6 +96,16 @@ class Train(Fields):
     def micro(self) -> int:
         """Sequences in a forward pass."""
         return self.micro_batch or self.batch
+
+    @property
+    def checkpoints(self) -> str:
+        """How it is chosen what is computed again: none, block or selected."""
+        return self.checkpointing if isinstance(self.checkpointing, str) else "selected"
+
+    @property
+    def recompute(self) -> tuple[str, ...]:
+        """Nodes and groups of the blocks that are computed again."""
+        return RECOMPUTED[self.checkpointing] if isinstance(self.checkpointing, str) else tuple(self.checkpointing)
 
 
 class Optim(Fields):

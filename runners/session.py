@@ -147,7 +147,8 @@ def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     keep_memory()
     with torch.device("meta"):
         graph = inputs.objective.graph
-        model = model_of(graph, probes=readings_of(graph, series_of(run, inputs.graph)))
+        readings = readings_of(graph, series_of(run, inputs.graph))
+        model = model_of(graph, probes=readings, recompute=run.config.train.recompute)
     compiled = inputs.compiling.on
     if compiled:
         compiling.keep_kernels()

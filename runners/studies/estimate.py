@@ -39,7 +39,7 @@ class Times:
 def flops(study: StudyFile, cell: Planned) -> int:
     """FLOP of matrix products in all steps of a cell."""
     train = cell.run.config.train
-    return step_flops(study.graph(cell.run), cell.run.config, train.checkpointing == "block") * train.steps
+    return step_flops(study.graph(cell.run), cell.run.config, train.recompute) * train.steps
 
 
 def listing(study: StudyFile, cells: list[Planned], out: Path, jobs: int) -> str:
