@@ -27,6 +27,7 @@ from runners.checkpoint import Checkpoint, Checkpoints
 from runners.compiling import EAGER, Compiling
 from runners.launch import Launch
 from runners.loop import Loop
+from runners.lowering import KEY as LOWERING
 from runners.lowering import begun_with, lowered, recorded
 from runners.metrics import Metrics, rows
 from runners.objective import Objective, objective
@@ -167,7 +168,8 @@ def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
 def _refuse_others(run: RunFile, directory: RunDir, saved: Checkpoint, inputs: Inputs) -> None:
     """Raise `SpecError` when the checkpoint is not whole, or was trained from something else than was found now."""
     watch = Watch(run.config.train).state()
-    intact.refuse_state(saved, {"inputs": inputs.digests, "watch": watch, "passed": [[0]]})
+    kept = inputs.digests | dict.fromkeys((LOWERING, compiling.KEY), "")
+    intact.refuse_state(saved, {"inputs": kept, "watch": watch, "passed": [[0]]})
     problems = Problems()
     for key, digest in inputs.digests.items():
         if saved.state["inputs"][key] != digest:
