@@ -117,7 +117,8 @@ def x_transformers(shape: Shape, flash: bool) -> Peer:
         rotary_pos_emb=True, rotary_emb_dim=shape.width // shape.heads, ff_relu_squared=True, ff_no_bias=True,
         attn_flash=flash,
     )  # fmt: skip
-    model = TransformerWrapper(num_tokens=shape.vocab, max_seq_len=shape.seq, attn_layers=layers, use_abs_pos_emb=False)
+    sizes = {"num_tokens": shape.vocab, "max_seq_len": shape.seq}
+    model = TransformerWrapper(**sizes, attn_layers=layers, use_abs_pos_emb=False)
     return Peer(model, [], model)
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from blockgraph.dims import Number, Size
 from blockgraph.fields import ONE, Init, InitField, Multiplier
+from blockgraph.probe import Probe
 from blockgraph.schema import Fields
 from blockgraph.types import Flow, Type
 
@@ -77,6 +78,7 @@ class Op(Fields):
     of_weight: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing once those are wired
     changes: ClassVar[tuple[str, ...]] = ()  # ports whose value is a parameter that the actions change
     outputs: ClassVar[tuple[str, ...]] = ("out",)
+    keeps_length: ClassVar[bool] = False  # of each vector on the last axis, as a rotation does
 
     def infer(self, *inputs: Any) -> Type | dict[str, Type]:
         """Types of the outputs from the types of the inputs; its argument names are the op's ports.
@@ -108,6 +110,15 @@ class Op(Fields):
 
     def on_step(self, site: Site, *ports: Any, **tensors: Any) -> str:
         """Statements to run after every optimiser step, outside autograd, a line each; `ports` is empty."""
+        return ""
+
+    def probes(self, *inputs: Any) -> tuple[Probe, ...]:
+        """What a run can record of a node, from the types of its inputs."""
+        return ()
+
+    # Any, as in `lower`.
+    def feature_gain(self, **tensors: Any) -> str:
+        """Text of the factor that each feature of the output has been multiplied by; empty where there is none."""
         return ""
 
     def ports_out(self) -> tuple[str, ...]:

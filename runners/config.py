@@ -150,6 +150,10 @@ class Log(Fields):
 
     every: int = Field(10, gt=0, description="steps between two rows of metrics.jsonl")
     probe: int = Field(50, gt=0, description="steps between two rows of the probes")
+    probes: list[str] = Field(
+        ["**.l2", "attention", "outputs"],
+        description="linears, weights, updates, attention, outputs, or names of series with * and **; []: nothing",
+    )
     evaluate: int = Field(100, gt=0, description="steps between two validations; the last step always has one")
     evaluate_tokens: int = Field(65_536, gt=0, description="held-out tokens of a validation, the same every time")
     sinks: list[Literal["tensorboard", "wandb"]] = Field([], description="where the rows go too, by optional packages")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from blockgraph.errors import Place, Problem, SpecError
 from blockgraph.kernels.base import GraphModule
 from runners.config import Optim
-from runners.optimizers.muon import Muon
+from runners.optimizers.muon import Muon, direction
 from runners.optimizers.stable_adamw import StableAdamW
 from runners.optimizers.together import Together
 
@@ -73,6 +73,24 @@ def _group(parameters: list[nn.Parameter], decay: bool, multiplier: float, confi
     if config.decay == "independent" and peak:
         weight_decay /= peak
     return {"params": parameters, "lr": peak, "peak": peak, "weight_decay": weight_decay}
+
+
+@torch.no_grad()
+def update(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor | None:
+    """What the last step moved a parameter by, before learning rate and decay; of AdamW m / (sqrt(v) + eps), unbiased.
+
+    Its gradient has to be there still; None where there was none. Of a sharded parameter it is this process's shard.
+    """
+    group = next(group for group in optimizer.param_groups if any(parameter is p for p in group["params"]))
+    state = optimizer.state.get(parameter, {})
+    if not state:
+        return None
+    if "momentum_buffer" in state:
+        return direction(parameter, state["momentum_buffer"], group)
+    (beta1, beta2), steps = group["betas"], local(state["step"]).double()
+    mean, variance = local(state["exp_avg"]) / (1 - beta1**steps), local(state["exp_avg_sq"]) / (1 - beta2**steps)
+    adam: Tensor = mean / (variance.sqrt() + group["eps"])
+    return adam
 
 
 def set_factor(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -15,13 +15,13 @@ from runners import optim, sharding
 from runners.compiling import compiling
 from runners.config import RunConfig
 from runners.devices import Machines
+from runners.flops import step_flops
 from runners.lowering import lowered
 from runners.objective import objective
 from runners.runfile import RunFile
 from runners.trainer import DTYPES
 
 FP32 = 4  # bytes
-BACKWARD = 2  # matrix products of the backward pass for each one of the forward pass
 RECOMPUTE = {"none": False, "block": True}
 WEIGHTS, OPTIMISER = "weights", "optimiser"
 
@@ -151,7 +151,7 @@ class _Steps:
             return sum(parts(micro).values()) <= self.machines.usable
 
         largest = next((size for size in range(share, 0, -1) if share % size == 0 and fits(size)), None)
-        flops, machines = _flops(self.graph, self.run.config, recompute), self.machines
+        flops, machines = step_flops(self.graph, self.run.config, recompute), self.machines
         rate = machines.ranks * machines.device.rates[self.run.config.train.precision] * machines.utilisation
         return Mode(parts(self.micro), fits(self.micro), largest, flops, flops / rate)
 
@@ -166,10 +166,3 @@ class _Steps:
         except (DataDependentOutputException, UnsupportedOperatorException) as error:
             told = f"a plan runs the model without data, and {error.func} asks for them"
             raise self.run.refuse("model", told) from None
-
-
-def _flops(graph: Graph, config: RunConfig, recompute: bool) -> int:
-    """FLOP of matrix products in a step: forward, backward, and forward through the layers again where asked for."""
-    costs, batch, seq = blockgraph.cost(graph), config.train.batch, config.data.seq
-    again = sum(row.flops(batch, seq) for row in costs.rows if row.node.blocks and row.depth == 0)
-    return (1 + BACKWARD) * costs.flops(batch, seq) + (again if recompute else 0)

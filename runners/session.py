@@ -18,8 +18,11 @@ from blockgraph import canonical
 from blockgraph.errors import Place, Problem, Problems
 from blockgraph.graph import Graph
 from blockgraph.lower import lower
+from blockgraph.model import Model
+from blockgraph.model import build as model_of
 from blockgraph.op import Op
-from runners import cache, compiling, sharding, shards, tokenizer
+from blockgraph.probes import recorded as readings_of
+from runners import cache, compiling, intact, sharding, shards, tokenizer
 from runners.checkpoint import Checkpoint, Checkpoints
 from runners.compiling import EAGER, Compiling
 from runners.launch import Launch
@@ -30,14 +33,17 @@ from runners.objective import Objective, objective
 from runners.outcome import Outcome
 from runners.progress import Progress
 from runners.pulse import Pulse, watched
+from runners.recorder import Recorder
 from runners.rundir import MODEL, RUN, RunDir
 from runners.runfile import RunFile, to_yaml
 from runners.saver import Saver
+from runners.series import PROBES, Column
 from runners.sinks import opened
-from runners.spec import graph_of
+from runners.spec import graph_of, series_of
 from runners.speed import Pace, keep_memory, matmul_peak
 from runners.stop import Stop
 from runners.trainer import DTYPES, Trainer
+from runners.watch import Watch
 from runners.world import World, joined
 
 REPORTED = ("loss", "val_loss", "val_bits_per_byte")
@@ -86,7 +92,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
         checkpoints.require(STATE_BYTES * trainer.count)
     _describe(run, directory, inputs, trainer)
     saver = Saver(checkpoints, world, run.config.checkpoint.background, saved.step if saved else 0)
-    with _metrics(run, directory, saved) as metrics, closing(saver), _progress(trainer) as progress:
+    with _metrics(run, directory, saved, trainer.model) as metrics, closing(saver), _progress(trainer) as progress:
         _announce(run, inputs, trainer, progress)
         pace = _pace(run, inputs, trainer)
         progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
@@ -100,6 +106,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
             inputs.digests | recorded(inputs.graph) | compiling.recorded(inputs.compiling),
         )
         if saved:
+            intact.refuse_tensors(saved, trainer.tensors()["model"])
             loop.restore(saved)
             progress.say(f"goes on after step {saved.step}")
         if pulse:
@@ -139,13 +146,14 @@ def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     """The model of a run, placed on its device with its first weights, and what takes its steps."""
     keep_memory()
     with torch.device("meta"):
-        model = blockgraph.compile(inputs.objective.graph)
+        graph = inputs.objective.graph
+        model = model_of(graph, probes=readings_of(graph, series_of(run, inputs.graph)))
     compiled = inputs.compiling.on
     if compiled:
         compiling.keep_kernels()
     sharding.place(model, run.config.train, world, compiled)
     loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
-    return Trainer(model, run.config, inputs.data, world, compiled, loss)
+    return Trainer(model, run.config, inputs.data, world, compiled, loss, inputs.objective.cap)
 
 
 def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
@@ -156,7 +164,9 @@ def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
 
 
 def _refuse_others(run: RunFile, directory: RunDir, saved: Checkpoint, inputs: Inputs) -> None:
-    """Raise `SpecError` when the checkpoint was trained from something else than what was found now."""
+    """Raise `SpecError` when the checkpoint is not whole, or was trained from something else than was found now."""
+    watch = Watch(run.config.train).state()
+    intact.refuse_state(saved, {"inputs": inputs.digests, "watch": watch, "passed": [[0]]})
     problems = Problems()
     for key, digest in inputs.digests.items():
         if saved.state["inputs"][key] != digest:
@@ -178,11 +188,23 @@ def _differences(directory: RunDir, graph: Graph) -> list[Problem]:
     return found[:SHOWN]
 
 
-def _metrics(run: RunFile, directory: RunDir, saved: Checkpoint | None) -> AbstractContextManager[Metrics]:
+def _metrics(
+    run: RunFile, directory: RunDir, saved: Checkpoint | None, model: Model
+) -> AbstractContextManager[Metrics]:
     """The series of a run; of a process that does not write, nowhere."""
     if not directory.writes:
         return closing(Metrics(Path(os.devnull), 0))
-    return closing(Metrics(directory.metrics, saved.step if saved else 0, opened(run, directory)))
+    step = saved.step if saved else 0
+    return closing(Metrics(directory.metrics, step, opened(run, directory), _recorder(directory, model, step)))
+
+
+def _recorder(directory: RunDir, model: Model, step: int) -> Recorder | None:
+    """Where the probes of a run go; nowhere if it has none and never had any."""
+    folder, series = directory.path / PROBES, model.probes.series
+    if not series and not folder.exists():
+        return None
+    columns = (Column(reading.name, reading.quantity.unit, reading.quantity.meaning) for reading in series)
+    return Recorder(folder, columns, step)
 
 
 def _progress(trainer: Trainer) -> Progress:

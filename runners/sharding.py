@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import torch
 from torch import float32, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,10 +18,14 @@ def place(model: GraphModule, config: Train, world: World, compiled: bool) -> No
     Values follow from the seed and the names, so they are those of a single process, whatever the world.
     """
     for block in model.blocks():
-        if config.checkpointing == "block":
-            recompute(block)
-        if compiled:
+        again = config.checkpointing == "block"
+        if compiled and again:
+            # torch.compile passes by a forward that is not the block's own, so what is compiled lies inside it.
+            vars(block)["forward"] = torch.compile(block.forward)
+        elif compiled:
             block.compile()
+        if again:
+            recompute(block)
     if world.mesh:
         _shard(model, config, world)
     model.to_empty(device=world.device)

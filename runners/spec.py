@@ -10,6 +10,7 @@ from blockgraph.errors import Problem, SpecError
 from blockgraph.graph import Graph
 from blockgraph.library import is_path
 from blockgraph.op import Op
+from blockgraph.probes import chosen
 from runners import tokenizer
 from runners.runfile import RunFile
 
@@ -37,6 +38,12 @@ def vocab_of(run: RunFile) -> int:
     """Pieces of the run's tokenizer, which is not trained for this."""
     config = run.config.tokenizer
     return config.vocab or tokenizer.load(run.base / str(config.path)).vocab
+
+
+def series_of(run: RunFile, graph: Graph) -> list[str]:
+    """Names of the series that `log.probes` asks for; raises `SpecError` at each word that stands for none."""
+    words = run.config.log.probes
+    return chosen(graph, words, [run.place(f"log.probes.{index}") for index in range(len(words))])
 
 
 def _located(run: RunFile, key: str, value: int | str) -> int | str:

@@ -8,10 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from blockgraph.kernels.base import GraphModule, assign
+from blockgraph.kernels.base import assign
+from blockgraph.model import Model
 from runners import optim
 from runners.config import RunConfig
 from runners.loss import Loss, loss_for
+from runners.probing import Probing
 from runners.schedule import factor
 from runners.shards import Dataset
 from runners.world import World
@@ -45,12 +47,13 @@ class Trainer:
 
     def __init__(
         self,
-        model: GraphModule,
+        model: Model,
         config: RunConfig,
         data: Dataset,
         world: World,
         compiled: bool,
         loss: Loss | None = None,
+        cap: float | None = None,
     ):
         model.compute_dtype = DTYPES[config.train.precision]
         self.model, self.config, self.world = model, config, world
@@ -58,6 +61,7 @@ class Trainer:
         self.optimizer = optim.make(model, model.weights, config.optim, compiled)
         self.parameters = dict(model.named_parameters())
         self.loss = loss or loss_for(config.optim.z_loss, compiled)
+        self.probing = Probing(model, world, cap)
 
     def step(
         self, number: int, batch: int | None = None, accepts: Callable[[Step], bool] = lambda step: not step.fault
@@ -73,6 +77,8 @@ class Trainer:
         loss, z_loss, square = self.world.sum(torch.stack([*losses, norm.square() / self.world.copies]))
         norm = square.sqrt().float()
         step = Step(number, loss.item(), z_loss.item(), norm.item())
+        if self.probing.active:
+            self.probing.weights()
         if accepts(step):
             self._update(number, norm)
         else:
@@ -146,6 +152,8 @@ class Trainer:
             loss, z = self._losses(self.train.batch(first + start, count))
             # FSDP takes the mean over the processes, and a sum is needed.
             torch.autograd.backward((loss + z_loss * z) * (count / batch * world.size))
+            if self.probing.active:
+                self.probing.fold()
             total += torch.stack([loss, z_loss * z]).detach() * (count / batch)
         return total
 
@@ -157,12 +165,18 @@ class Trainer:
 
     def _losses(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         tokens = tokens.to(self.world.device)
-        return self.loss(self.model(tokens[:, :-1]), tokens[:, 1:])
+        outputs, targets = self.model(tokens[:, :-1]), tokens[:, 1:]
+        loss, z = self.loss(outputs, targets)
+        if self.probing.active:
+            self.probing.log_z(loss, outputs, targets)
+        return loss, z
 
     def _update(self, number: int, norm: Tensor) -> None:
         optim.clip(self.parameters.values(), self.config.optim.clip, norm)
         optim.set_factor(self.optimizer, factor(self.config, number))
         self.optimizer.step()
+        if self.probing.active:
+            self.probing.updates(self.optimizer)
         self.model.after_step()
 
 

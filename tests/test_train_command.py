@@ -45,7 +45,7 @@ def status(out):
 
 def test_a_run_directory_holds_all_that_happened(finished):
     files = {"metrics.jsonl", "model.py", "model.yaml", "run.lock", "run.yaml", "status.json", "tokenizer.model"}
-    assert {path.name for path in finished.iterdir()} == files | {"checkpoints"}
+    assert {path.name for path in finished.iterdir()} == files | {"checkpoints", "probes"}
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-00000009", "step-00000012"]
     run = runfile.load(finished / "run.yaml").config
     assert (run.optim.z_loss, run.set["block"], run.schedule.final) == (1e-4, "qk_norm", 0.1)

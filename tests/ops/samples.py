@@ -44,6 +44,10 @@ VARIANTS = {
     "rope, part of the width, interleaved": "rope: {op: rope, in: q, width: d_head / 2, pairs: interleaved}",
     "rope, base by length": "rope: {op: rope, in: q, base: 10000 + seq}",
     "rope, base by layer": "rope: {op: rope, in: q, base: 10000 * (layer + 1)}",
+    "rope, all pairs slowed": "rope: {op: rope, in: q, factor: 4}",
+    "rope, slow pairs slowed": "rope: {op: rope, in: q, factor: 4, length: 16, fast: 2.5}",
+    "gelu, by a tanh": "act: {op: gelu, in: x, approximate: tanh}",
+    "learned_positions, unit rows": "positions: {op: learned_positions, in: x, rows: 9, after_step: unit_rows}",
     "matmul, plain": f"{SCORES}\nmm: {{op: matmul, in: [scores, k]}}",
     "matmul, transpose a": "mm: {op: matmul, in: [q, k], transpose: a}",
     "matmul, by name": "mm: {op: matmul, in: {b: k, a: q}, transpose: b, scale: 1 / sqrt(seq)}",
@@ -66,6 +70,9 @@ VARIANTS = {
     "split_heads, one part by name": "heads: {op: split_heads, in: x, heads: n_heads, into: [a]}",
     "add, three": "sum: {op: add, in: [x, x, x]}",
     "multiply, three": "product: {op: multiply, in: [x, x, x]}",
+    "layer_scale, one gain": "scale: {op: layer_scale, in: x, shared: true}",
+    "layer_scale, absolute": "scale: {op: layer_scale, in: x, absolute: true, init: -0.5}",
+    "sigmoid, in the place of softmax": "mask: {op: causal_mask, in: scores}\ngate: {op: sigmoid, shift: -log(seq)}",
     "layer_scale, from zero": "scale: {op: layer_scale, in: x, init: 0}",
     "parameter, unit rows": (
         "w: {op: parameter, shape: [d_ff, d_model], after_step: unit_rows}\n"
