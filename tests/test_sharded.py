@@ -194,7 +194,10 @@ def test_trap_12_a_step_sends_one_packed_reduction(two):
     steps, validations, start, end = 20, 1, 2, 1
     probed = 1 + steps // 4
     # The other message of a step is the wish to stop; a probed one sends sums and maxima.
-    assert json.loads((two / "baseline-fp32" / "calls.json").read_text()) == 2 * (steps + probed) + validations + start + end
+    assert (
+        json.loads((two / "baseline-fp32" / "calls.json").read_text())
+        == 2 * (steps + probed) + validations + start + end
+    )
 
 
 @pytest.mark.parametrize(
