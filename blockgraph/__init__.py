@@ -8,27 +8,55 @@ from blockgraph.canonical import digest, text
 from blockgraph.cost import Cost
 from blockgraph.cost import cost as _cost
 from blockgraph.errors import SpecError
+from blockgraph.fused import FUSIONS
 from blockgraph.graph import Graph
 from blockgraph.load import Setting, load
 from blockgraph.ops import OPS
+from blockgraph.passes import fuse
 from blockgraph.probes import chosen, recorded
+from blockgraph.recompute import EVERYTHING, NOTHING
 
 if TYPE_CHECKING:
     from blockgraph.compare import Diff
 
-__all__ = ["OPS", "Cost", "Graph", "SpecError", "compile", "cost", "diff", "digest", "load", "render", "text"]
+__all__ = [
+    "EVERYTHING",
+    "OPS",
+    "Cost",
+    "Graph",
+    "SpecError",
+    "compile",
+    "cost",
+    "diff",
+    "digest",
+    "load",
+    "render",
+    "text",
+]
 
 
-def compile(spec: Graph | str, *, seed: int = 0, probes: Sequence[str] = (), **settings: Setting) -> Any:
+def compile(
+    spec: Graph | str,
+    *,
+    seed: int = 0,
+    lowering: str = "auto",
+    probes: Sequence[str] = (),
+    recompute: Sequence[str] = NOTHING,
+    **settings: Setting,
+) -> Any:
     """An `nn.Module` of a checked graph, or of a spec by name or path with its settings.
 
-    `seed` decides the initial values; inside `with torch.device("meta")` nothing is allocated. `probes` names what the
-    module can record, as `log.probes` of a run file does. Raises `SpecError`.
+    `seed` decides the initial values; inside `with torch.device("meta")` nothing is allocated. `lowering` is how the
+    attention core is computed: `explicit` (node by node, and what `auto` takes, which does not know the length here),
+    `sdpa`, `blockwise` or `flex`. `probes` names what the module can record, as `log.probes` of a run file does.
+    `recompute` names nodes and groups of the blocks, such as `attn` or `ff.fc1`, whose values are not kept for the
+    backward pass but computed there again; `EVERYTHING` recomputes all inside the blocks. Raises `SpecError`, also for
+    a core that cannot be lowered so.
     """
     from blockgraph.model import build  # torch is imported only by those who compile
 
     graph = _graph(spec, settings)
-    return build(graph, seed, recorded(graph, chosen(graph, probes)))
+    return build(fuse(graph, FUSIONS, lowering), seed, recorded(graph, chosen(graph, probes)), recompute)
 
 
 def cost(spec: Graph | str, **settings: Setting) -> Cost:

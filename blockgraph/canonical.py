@@ -16,7 +16,7 @@ def canonical(graph: Graph) -> dict[str, Any]:
     """Everything that decides what the graph computes and how it is trained, as JSON data."""
     return {
         "inputs": {name: [_data(size) for size in kind.sizes] for name, kind in graph.inputs.items()},
-        "nodes": {path: _node(node) for path, node in sorted(graph.nodes.items())},
+        "nodes": {path: _node(node) for path, node in sorted(graph.unfused().nodes.items())},
         "outputs": {name: str(ref) for name, ref in graph.outputs.items()},
     }
 

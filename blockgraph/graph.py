@@ -1,7 +1,7 @@
 """The graph of a spec: frozen nodes with their places, the values between them, and the order they run in."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import networkx as nx
@@ -32,7 +32,8 @@ class Node:
     """One op at one place; `home` is the module path under which its parameters live.
 
     `blocks` are the distinct blocks of a stack and `plan` the index of each layer's block among them. `types`,
-    `params` and `states` are empty until the graph is checked.
+    `params` and `states` are empty until the graph is checked. A fused node `replaces` a chain, and bears the path of
+    its last node.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Node:
     types: Mapping[str, Type] = field(default_factory=dict)
     params: tuple[Param, ...] = ()
     states: tuple[State, ...] = ()
+    replaces: tuple["Node", ...] = ()
 
     @property
     def name(self) -> str:
@@ -83,11 +85,26 @@ class Group:
     value: Ref | None
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How the chain of nodes that ends at `core` (`block.path`) is lowered, why, and why not in other ways."""
+
+    core: str
+    steps: tuple[str, ...]
+    lowering: str
+    reason: str
+    others: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.core} ({', '.join(self.steps)}): {self.lowering} ({self.reason})"
+
+
 @dataclass(frozen=True)
 class Graph:
     """A spec after linking: every name resolved, every node at its place.
 
     `text` is a whole spec with everything resolved, slots and blocks included, that loads to this graph again.
+    `decisions` tell what passes did about its chains, and about those of the blocks inside it.
     """
 
     kind: Literal["block", "model"]
@@ -102,6 +119,7 @@ class Graph:
     outputs: Mapping[str, Ref]
     places: Mapping[str, Place]
     source: Mapping[str, Any]
+    decisions: tuple[Decision, ...] = ()
 
     def type_of(self, ref: Ref) -> Type | None:
         """Type of a value, or None before it is known."""
@@ -113,6 +131,12 @@ class Graph:
         if ref.kind == "node":
             return node.types.get(ref.port)
         return next((Type(p.sizes) for p in node.params if p.name == ref.port), None)
+
+    def unfused(self) -> "Graph":
+        """The graph as its spec has it: chains in the place of the fused nodes, in its blocks too."""
+        written = (step for node in self.nodes.values() for step in node.replaces or (node,))
+        nodes = {node.path: replace(node, blocks=tuple(map(Graph.unfused, node.blocks))) for node in written}
+        return replace(self, nodes=nodes, decisions=())
 
     def users(self) -> dict[Ref, list[str]]:
         """Paths of the nodes that read each value."""

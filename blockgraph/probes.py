@@ -102,9 +102,9 @@ def recorded(graph: Graph, names: Sequence[str]) -> Probes:
 
 
 def readings(graph: Graph) -> Iterator[Reading]:
-    """Every series that a run of the graph can record, from the first layer to the last."""
+    """Every series that a run of the graph can record, from the first layer to the last, however it is lowered."""
     seen: dict[int, tuple[str, list[Point]]] = {}
-    for prefix, inner, shared in _modules(graph):
+    for prefix, inner, shared in _modules(graph.unfused()):
         if id(inner) not in seen:
             seen[id(inner)] = digest(inner), list(_points(inner))
         code, points = seen[id(inner)]
@@ -189,7 +189,7 @@ def _factor(graph: Graph, ref: Ref) -> tuple[str, Ref] | None:
     """What multiplied the features of a value last, as text and parameter; length-keeping ops do not hide it."""
     while ref.kind == "node":
         node = graph.nodes[ref.owner]
-        text = node.op.factor(weight="{}") if "weight" in {param.name for param in node.params} else ""
+        text = node.op.feature_gain(weight="{}") if "weight" in {param.name for param in node.params} else ""
         if text:
             return text, Ref("param", node.path, "weight")
         if not node.op.keeps_length:

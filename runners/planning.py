@@ -11,16 +11,17 @@ from blockgraph.gathering import shard
 from blockgraph.graph import Graph
 from blockgraph.kernels.base import GraphModule
 from blockgraph.memory import Setting, Timeline, refill, timeline
-from runners import optim, sharding
-from runners.config import RunConfig
+from runners import optim
+from runners.compiling import compiling
+from runners.config import RECOMPUTED, RunConfig, Train
 from runners.devices import Machines
 from runners.flops import step_flops
+from runners.lowering import lowered
 from runners.objective import objective
 from runners.runfile import RunFile
 from runners.trainer import DTYPES
 
 FP32 = 4  # bytes
-RECOMPUTE = {"none": False, "block": True}
 WEIGHTS, OPTIMISER = "weights", "optimiser"
 
 
@@ -65,6 +66,7 @@ class Holdings:
 def plan(run: RunFile, graph: Graph, machines: Machines) -> Plan:
     """What a run of this graph needs; raises `SpecError` when an op cannot run without data."""
     config = run.config
+    graph = _lowered(run, graph, machines)
     share = config.train.batch // machines.ranks
     held = holdings(graph, config, machines.shard)
     steps = _Steps(run, graph, machines, min(config.train.micro, share))
@@ -76,8 +78,23 @@ def plan(run: RunFile, graph: Graph, machines: Machines) -> Plan:
         micro=steps.micro,
         gradients=held.gradients,
         checkpoint=held.checkpoint,
-        modes={name: steps.mode(held, recompute) for name, recompute in RECOMPUTE.items()},
+        modes={name: steps.mode(held, names) for name, names in _ways(config.train).items()},
     )
+
+
+def _ways(train: Train) -> dict[str, tuple[str, ...]]:
+    """What is computed again in the backward pass, by the ways to choose it; with the run's own choice of nodes."""
+    return RECOMPUTED | {train.checkpoints: train.recompute}
+
+
+def _lowered(run: RunFile, graph: Graph, machines: Machines) -> Graph:
+    """The graph as the run will compute it; where that is by FlexAttention, as blocks, which a CPU can rehearse."""
+    device = "cpu" if machines.name == "cpu" else "cuda"
+    compiled = compiling(run, graph, torch.device(device), machines.ranks).on
+    decisions = lowered(run, graph, device, compiled).decisions
+    taken = {decision.core: decision.lowering for decision in decisions}
+    stand_ins = {core: "blockwise" if name == "flex" else name for core, name in taken.items()}
+    return lowered(run, graph, device, compiled, stand_ins)
 
 
 def holdings(graph: Graph, config: RunConfig, ranks: int) -> Holdings:
@@ -124,15 +141,15 @@ class _Steps:
     machines: Machines
     micro: int
 
-    def mode(self, held: Holdings, recompute: bool) -> Mode:
-        """What a rank needs with activations kept or computed again."""
+    def mode(self, held: Holdings, recompute: tuple[str, ...]) -> Mode:
+        """What a rank needs with these nodes computed again."""
         share = self.run.config.train.batch // self.machines.ranks
         timelines: dict[bool, Timeline] = {}
 
         def parts(micro: int) -> dict[str, int]:
-            again = micro < share
-            timelines[again] = timelines.get(again) or self.timeline(recompute, again)
-            return {WEIGHTS: held.weights, OPTIMISER: held.optimiser} | timelines[again].peak(micro)
+            more = micro < share
+            timelines[more] = timelines.get(more) or self.timeline(recompute, more)
+            return {WEIGHTS: held.weights, OPTIMISER: held.optimiser} | timelines[more].peak(micro)
 
         def fits(micro: int) -> bool:
             return sum(parts(micro).values()) <= self.machines.usable
@@ -142,11 +159,11 @@ class _Steps:
         rate = machines.ranks * machines.device.rates[self.run.config.train.precision] * machines.utilisation
         return Mode(parts(self.micro), fits(self.micro), largest, flops, flops / rate)
 
-    def timeline(self, recompute: bool, again: bool) -> Timeline:
+    def timeline(self, recompute: tuple[str, ...], more: bool) -> Timeline:
         """A step's fullest micro-batch: the last, which finds gradients of those before it if there are any."""
         config, ranks = self.run.config, self.machines.shard if self.machines.ranks > 1 else None
         dtype = DTYPES[config.train.precision]
-        setting = Setting(config.data.seq, dtype, ranks, recompute, again, sharding.units)
+        setting = Setting(config.data.seq, dtype, ranks, recompute, more)
         try:
             made = objective(self.run, self.graph)
             return timeline(made.graph, made.loss(config.optim.z_loss, compiled=False), setting, self.micro)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import METHODS, OracleBlock, OracleGPT, SigmaReparamLinear, power_iteration
+from oracle import CAPPED, METHODS, OracleBlock, OracleGPT, SigmaReparamLinear, power_iteration
 from torch import Tensor, nn
 
 import blockgraph as bg
@@ -15,9 +15,13 @@ LOGITS, GRADIENTS = 1e-5, 1e-4  # bounds on the errors in fp32, relative to the 
 BF16 = 0.02  # bound on the error of a model in bf16, as a share of the norm of its logits in fp64
 BINDS = 1e-2  # change of the output, as a share of its norm, from which a method counts as felt
 
+NO_SDPA = (*CAPPED, "soft_clip")
 SPECS = Path(__file__).parent / "specs"
 
 every_method = pytest.mark.parametrize("method", METHODS)
+# torch's kernel has neither a cap nor a clip.
+CASES = [(m, how) for m in METHODS for how in ("explicit", "sdpa", "blockwise") if how != "sdpa" or m not in NO_SDPA]
+every_lowering = pytest.mark.parametrize(("method", "lowering"), CASES)
 
 
 def tokens(batch: int = 2, seq: int = 12, seed: int = 1) -> Tensor:
@@ -47,13 +51,15 @@ def shaken(module: nn.Module, strength: float = 1.0) -> dict[str, Tensor]:
     return state
 
 
-def pair(method: str, kind: str, strength: float = 1.0) -> tuple[nn.Module, nn.Module]:
+def pair(method: str, kind: str, strength: float = 1.0, lowering: str = "explicit") -> tuple[nn.Module, nn.Module]:
     """Our module and the hand-written one with the same weights."""
     if kind == "gpt":
-        ours: nn.Module = bg.compile("gpt", block=method, n_layers=LAYERS, d_model=WIDTH, n_heads=HEADS, vocab=VOCAB)
+        sizes = {"n_layers": LAYERS, "d_model": WIDTH, "n_heads": HEADS, "vocab": VOCAB}
+        ours: nn.Module = bg.compile("gpt", block=method, lowering=lowering, **sizes)
         theirs: nn.Module = OracleGPT(method, VOCAB, LAYERS, WIDTH, HEADS)
     else:
-        ours, theirs = bg.compile(method, d_model=WIDTH, n_heads=HEADS), OracleBlock(method, WIDTH, HEADS)
+        ours = bg.compile(method, lowering=lowering, d_model=WIDTH, n_heads=HEADS)
+        theirs = OracleBlock(method, WIDTH, HEADS)
     theirs.load_state_dict(shaken(theirs, strength))
     for module in theirs.modules():
         if isinstance(module, SigmaReparamLinear):
@@ -85,9 +91,9 @@ def far(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("kind", ["block", "gpt"])
-@every_method
-def test_a_block_equals_torch_written_by_hand(method: str, kind: str) -> None:
-    ours, theirs = pair(method, kind)
+@every_lowering
+def test_a_block_equals_torch_written_by_hand(method: str, lowering: str, kind: str) -> None:
+    ours, theirs = pair(method, kind, lowering=lowering)
     found, expected = gradients(ours, given(kind)), gradients(theirs, given(kind))
     error = (found[0] - expected[0]).abs().max() / expected[0].abs().max().clamp(min=1.0)
     assert error.item() <= LOGITS
@@ -114,9 +120,9 @@ def test_the_cap_is_felt_below_the_norms_too() -> None:
     assert far(ours(activations()), theirs(activations())) <= LOGITS
 
 
-@every_method
-def test_bf16_stays_near_fp64(method: str) -> None:
-    ours, theirs = pair(method, "gpt", strength=0.5)
+@every_lowering
+def test_bf16_stays_near_fp64(method: str, lowering: str) -> None:
+    ours, theirs = pair(method, "gpt", strength=0.5, lowering=lowering)
     expected = theirs.double()(tokens())
     ours.compute_dtype = torch.bfloat16
     logits = ours(tokens())
@@ -124,9 +130,9 @@ def test_bf16_stays_near_fp64(method: str) -> None:
     assert far(logits, expected) <= BF16
 
 
-@every_method
-def test_gradients_of_a_run_in_bf16_arrive_in_fp32(method: str) -> None:
-    ours, theirs = pair(method, "gpt", strength=0.5)
+@every_lowering
+def test_gradients_of_a_run_in_bf16_arrive_in_fp32(method: str, lowering: str) -> None:
+    ours, theirs = pair(method, "gpt", strength=0.5, lowering=lowering)
     ours.compute_dtype = torch.bfloat16
     found, expected = gradients(ours, tokens())[1], gradients(theirs.double(), tokens())[1]
     assert {value.dtype for value in found.values()} == {torch.float32}
@@ -134,9 +140,9 @@ def test_gradients_of_a_run_in_bf16_arrive_in_fp32(method: str) -> None:
     assert far(*whole) <= 2 * BF16
 
 
-@every_method
-def test_future_tokens_do_not_change_the_past(method: str) -> None:
-    ours, _ = pair(method, "gpt")
+@every_lowering
+def test_future_tokens_do_not_change_the_past(method: str, lowering: str) -> None:
+    ours, _ = pair(method, "gpt", lowering=lowering)
     before = ours(tokens())
     for position in range(tokens().shape[1]):
         changed = tokens()
@@ -146,9 +152,9 @@ def test_future_tokens_do_not_change_the_past(method: str) -> None:
         assert not torch.equal(after[:, position], before[:, position])
 
 
-@every_method
-def test_a_sequence_does_not_see_the_others_of_its_batch(method: str) -> None:
-    ours, _ = pair(method, "gpt")
+@every_lowering
+def test_a_sequence_does_not_see_the_others_of_its_batch(method: str, lowering: str) -> None:
+    ours, _ = pair(method, "gpt", lowering=lowering)
     alone, among = ours(tokens()[:1]), ours(tokens())[:1]
     torch.testing.assert_close(alone, among, rtol=1e-5, atol=1e-5 * among.abs().max().item())
 

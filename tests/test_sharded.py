@@ -5,12 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ranks import Job, apart, on_ranks
+from ranks import Job, apart, on_ranks, restored_exactly
 from train_case import assert_same, series, state, train, write_case
 
 import blockgraph as bg
@@ -82,7 +83,7 @@ def four(tiny, two):
     jobs = [Job(folder / name, overrides) for name, overrides in (CASES | HYBRID | {"uneven": UNEVEN}).items()]
     for name in ("whole", "pieces"):
         shutil.copytree(two / name, folder / name)
-        jobs.append(Job(folder / name, UNEVEN))
+        jobs.append(Job(folder / name, UNEVEN, around=partial(restored_exactly, out=folder / name)))
     jobs.append(Job(folder / "hybrid-pieces", (*UNEVEN, "train.shard=2"), stop=7, pieces=True))
     jobs.append(Job(folder / "hybrid-pieces", UNEVEN))
     on_ranks(4, tiny, jobs)
@@ -214,7 +215,9 @@ def test_a_checkpoint_in_pieces_holds_what_a_whole_one_holds(two):
 @pytest.mark.parametrize("name", ["whole", "pieces"])
 def test_a_run_begun_on_two_goes_on_on_one_and_on_four(tiny, tmp_path, one, two, four, name):
     shutil.copytree(two / name, tmp_path / name)
-    assert train(tiny, tmp_path / name, *UNEVEN) == 0
+    with restored_exactly(0, tmp_path / name):
+        assert train(tiny, tmp_path / name, *UNEVEN) == 0
+    assert len([*tmp_path.glob(f"{name}.checked-*"), *four.glob(f"{name}.checked-*")]) == 1 + 4
     assert apart(tmp_path / name, one / "uneven") < 1e-5
     assert apart(four / name, one / "uneven") < 1e-5
 

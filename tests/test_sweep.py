@@ -13,13 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from study_case import STUDY, begun, story, sweep, waited, write_study
+from sweep_case import STUDY, begun, story, sweep, waited, write_study
 from train_case import assert_same
 
 from runners import speed, study, train
 from runners.studies import local
 from runners.studies.directory import claim
 from runners.sweep import FAILED, command
+from runners.trainer import Trainer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -163,11 +164,19 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path, tiny, capfd):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all_cells_at_a_checkpoint_and_the_same_command_goes_on(tmp_path, tiny, straight, number):
-    out = tmp_path / "out"
-    child = begun(tiny, out, "--jobs", "2")
-    until(lambda: len(list(out.glob("cells/*/metrics.jsonl"))) == 2)
+    out, real = tmp_path / "out", Trainer.step
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", slow)
+        child = begun(tiny, out, "--jobs", "2")
+    until(lambda: any(out.glob("cells/*/status.json")))
     os.kill(child, number)
     assert waited(child) == 75
+    assert "stopped" in {cell.state for cell in study.read(out).cells}
     told = (tiny.parent / "out.log").read_text()
     assert told.endswith("stopped; the same command goes on\n")
     assert f"{number.name}: every cell stops at a checkpoint" in told

@@ -5,24 +5,63 @@ import sys
 
 from blockgraph.commands.common import add_settings, graph_of
 from blockgraph.files import write
+from blockgraph.fused import FUSIONS
+from blockgraph.fusion import Target
+from blockgraph.graph import Decision, Graph
 from blockgraph.lower import lower
+from blockgraph.passes import AUTO, EXPLICIT, fuse
 
 HELP = "write the module as readable Python that needs torch alone"
-EXAMPLE = "blockgraph compile gpt --set block=qk_norm --set size=small -o module.py"
+EXAMPLE = """blockgraph compile gpt --set block=qk_norm --set size=small -o module.py
+  blockgraph compile soft_cap --explain --seq 4096 --precision bf16 --device cpu"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("spec", metavar="SPEC", help="a path, or the name of a shipped spec")
     parser.add_argument("-o", "--output", metavar="FILE", default="-", help="the file to write; - (default) prints it")
+    parser.add_argument(
+        "--lowering", choices=(AUTO, EXPLICIT, *FUSIONS), default=AUTO,
+        help="how the attention core is computed; auto (default) is explicit where the length is not known",
+    )  # fmt: skip
+    parser.add_argument(
+        "--explain", action="store_true", help="print how each core is lowered and why; -o still writes"
+    )
+    parser.add_argument("--seq", type=_tokens, help="tokens of a sequence, for auto")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), help="of the activations, for auto")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="where the module will run, for auto")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile will take the blocks, for auto")
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write or print the text."""
-    text = lower(graph_of(args.spec, args))
-    if args.output == "-":
-        sys.stdout.write(text)
-    else:
-        print(f"wrote {write(args.output, text)}")
+    """Write or print the text, or the choices behind it."""
+    target = Target(args.seq, args.precision, args.device, args.compiled)
+    graph = fuse(graph_of(args.spec, args), FUSIONS, args.lowering, target)
+    if args.explain:
+        print("\n".join(explained(graph)))
+    if args.output != "-":
+        print(f"wrote {write(args.output, lower(graph))}")
+    elif not args.explain:
+        sys.stdout.write(lower(graph))
     return 0
+
+
+def explained(graph: Graph) -> list[str]:
+    """Lines of a table: every core of attention, how it is lowered and why, and why not in the other ways."""
+    if not graph.decisions:
+        return [f"{graph.name} has no attention core: a product, softmax and a product, with nothing else between"]
+    return [line for decision in graph.decisions for line in _lines(decision)]
+
+
+def _lines(decision: Decision) -> list[str]:
+    width = max(map(len, (decision.lowering, *decision.others)))
+    rows = [(decision.lowering, "yes", decision.reason), *((name, "no", why) for name, why in decision.others.items())]
+    head = f"{decision.core}: {', '.join(decision.steps)}"
+    return [head, *(f"  {name.ljust(width)}  {taken:<3}  {why}" for name, taken, why in rows)]
+
+
+def _tokens(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1, found '{text}'")
+    return int(text)

@@ -51,5 +51,5 @@ def _facts(cell: study.Cell) -> dict[str, object]:
 
 
 def _series(cell: study.Cell) -> list[dict[str, object]]:
-    rows = [json.loads(line) for line in cell.metrics.read_text().splitlines()]
+    rows = [json.loads(line) for line in cell.metrics.read_text().splitlines()] if cell.metrics.exists() else []
     return [{key: value for key, value in row.items() if key != "tokens_per_s"} for row in rows]

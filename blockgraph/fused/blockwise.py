@@ -1,0 +1,41 @@
+"""The attention core as attention in blocks of scores, with memory that grows with the length alone."""
+
+from typing import ClassVar
+
+from blockgraph.fused.attention import LONG, Attention
+from blockgraph.fusion import Target
+from blockgraph.op import Site
+
+
+class Blockwise(Attention):
+    """`clip(softmax(mask(cap * tanh(factors * q k / cap)))) v`, causal, in blocks. q, k, v [...] -> [...].
+
+    Scores stay in fp32, so in bf16 the errors are smaller than the chain's.
+    """
+
+    name: ClassVar = "blockwise"
+
+    def lacks(self, target: Target) -> str:
+        """A mask, or the certainty that scores rise with the products, so that the largest come from the largest."""
+        if not self.causal:
+            return "there is no causal mask"
+        return f"the factor of {self.unsigned[0]} is not known to be positive" if self.unsigned else ""
+
+    def merit(self, target: Target) -> tuple[int, str]:
+        """Best in bf16 on the CPU, and the only one there with caps, clips and windows."""
+        if target.device == "cuda":
+            return 0, "not measured on CUDA"
+        if target.seq is None:
+            return 0, "the length is not known"
+        if target.seq < LONG:
+            return 0, f"compiling its blocks does not pay below {LONG} tokens"
+        only = " here" if self.cap or self.clip or self.window else f" in bf16 from {LONG} tokens on"
+        return 3, f"the fastest{only}"
+
+    def lower(self, site: Site, q: str, k: str, v: str) -> str:
+        """One call of the kernel."""
+        words = [f"scale={self.product(site, self.factors.values())}"]
+        words += [f"cap={self.product(site, self.cap.values())}"] * bool(self.cap)
+        words += [f"clip=({', '.join(site.number(number) for number in self.clip.values())})"] * bool(self.clip)
+        words += [f"window={site.size(self.window)}"] if self.window else []
+        return f"blockwise({q}, {k}, {v}, {', '.join(words)})"

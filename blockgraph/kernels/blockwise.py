@@ -1,0 +1,327 @@
+"""Attention in square blocks of scores, with a running softmax, computed again in the backward pass.
+
+Axes: B batch, H heads, G heads taken together, T queries, S keys, R rows and C columns of a block, K features. Memory
+grows with T and never with T * S (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135).
+"""
+
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_BLOCK = 256  # rows of a block at most
+_GRAIN = 32  # rows of a block are a multiple of this, which matrix products like
+_TOGETHER = 8  # heads taken together at most, so that their scores stay in the caches of a CPU
+_COMPILED_FROM = 512  # tokens; compiling takes seconds, which shorter sequences do not earn back
+
+
+def blockwise(
+    q_BHTK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor,
+    *,
+    scale: float | Tensor = 1.0,
+    cap: float | Tensor | None = None,
+    clip: tuple[float | Tensor, float | Tensor] | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """`clip(softmax(mask(cap * tanh(scale * q k / cap)))) v`, causal, for a positive scale; clip is (zeta, gamma).
+
+    Scores and softmax are in fp32, and products of bf16 are not rounded before. Gives [batch, heads, seq, K].
+    """
+    given = (scale, cap, *(clip or (None, None)))
+    # A tensor, so that the blocks are compiled once for all layers and all specs.
+    numbers = torch.stack([_number(1.0 if value is None else value, q_BHTK) for value in given])
+    out_BHTK: Tensor = _ATTEND(q_BHTK, k_BHSK, v_BHSK, numbers, cap is not None, clip is not None, window)[0]
+    return out_BHTK
+
+
+def _number(value: float | Tensor, like: Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float32, device=like.device)
+
+
+@dataclass
+class _Blocks:
+    """How `seq` tokens are cut into blocks of equal size, and which of them see which."""
+
+    seq: int
+    window: int | None
+    device: torch.device
+    masks: dict[int, Tensor | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = -(-self.seq // _BLOCK)
+        self.size = -(-self.seq // (count * _GRAIN)) * _GRAIN
+        self.rows = [slice(first, first + self.size) for first in range(0, count * self.size, self.size)]
+
+    def padded(self, x_BHTK: Tensor) -> Tensor:
+        """Zeros behind the last token, up to whole blocks; no query of a token sees them."""
+        missing = self.rows[-1].stop - self.seq
+        return F.pad(x_BHTK, (0, 0, 0, missing)) if missing else x_BHTK
+
+    def seen(self, rows: slice) -> Iterator[tuple[slice, Tensor | None]]:
+        """_Blocks of keys that some of these queries see, with what is hidden in them, if anything is.
+
+        The queries' own block comes first, so that each row has a finite score from then on.
+        """
+        for columns in reversed(self.rows[: rows.start // self.size + 1]):
+            distance = rows.start - columns.start
+            if self.window is None or distance - self.size + 1 < self.window:
+                yield columns, self.hidden(distance)
+
+    def hidden(self, distance: int) -> Tensor | None:
+        """Where a key is later than its query, or `window` tokens before it; None where it never is."""
+        if distance not in self.masks:
+            back_RC = torch.arange(self.size, device=self.device)[:, None] - torch.arange(self.size, device=self.device)
+            back_RC = back_RC + distance
+            hidden_RC = (back_RC < 0) if self.window is None else (back_RC < 0) | (back_RC >= self.window)
+            self.masks[distance] = hidden_RC if hidden_RC.any() else None
+        return self.masks[distance]
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, numbers: Tensor, capped: bool, clipped: bool, window: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, the log of each row's normaliser, and for a clip the output of the weights that it leaves alone."""
+    out, lse, inner = _results(q, v, clipped)
+    blocks = _Blocks(q.shape[2], window, q.device)
+    q, k, v = (blocks.padded(x) for x in (q, k, v))
+    with torch.no_grad(), _exact_products(q):
+        for group in _groups(q):
+            for rows in blocks.rows:
+                values = _row(q[group], k[group], v[group], blocks, rows, *_chosen(numbers, capped, clipped))
+                for result, value in zip((lse, out, inner), values, strict=False):
+                    place = result[group][:, rows]
+                    place.copy_(value[:, : place.shape[1]])
+    return out, lse, inner
+
+
+def _attend_fake(
+    q: Tensor, k: Tensor, v: Tensor, numbers: Tensor, capped: bool, clipped: bool, window: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_attend` gives, without values."""
+    return _results(q, v, clipped)
+
+
+def _gradients_of(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, inner: Tensor, numbers: Tensor,
+    capped: bool, clipped: bool, window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k and v; `inner` is the output of the weights through which a gradient passes."""
+    results = _gradients_fake(grad, q, k, v, lse, inner, numbers, capped, clipped, window)
+    blocks = _Blocks(q.shape[2], window, q.device)
+    padded = [blocks.padded(x) for x in (grad, q, k, v, lse, inner)]
+    with torch.no_grad(), _exact_products(q):
+        for group in _groups(q):
+            given = [x[group] for x in padded]
+            gradients = [torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in given[1:4]]
+            for rows in blocks.rows:
+                _row_backward(given, gradients, blocks, rows, *_chosen(numbers, capped, clipped))
+            for result, value in zip(results, gradients, strict=True):
+                result[group] = value[:, : blocks.seq]
+    return results
+
+
+def _gradients_fake(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, inner: Tensor, numbers: Tensor,
+    capped: bool, clipped: bool, window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """What `_gradients_of` gives, without values."""
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _results(q: Tensor, v: Tensor, clipped: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for the results; features of all heads lie side by side, so that merging the heads copies nothing."""
+    batch, heads, seq, features = *q.shape[:3], v.shape[-1]
+    out_BHTK, inner_BHTK = (v.new_empty(batch, n, heads, features).transpose(1, 2) for n in (seq, clipped * seq))
+    return out_BHTK, q.new_empty(batch, heads, seq, 1, dtype=torch.float32), inner_BHTK
+
+
+def _registered() -> Any:
+    """The two as operators that torch.compile takes as they are, with the gradient of one in the other.
+
+    Each module that carries this text has operators of its own, so that texts of two versions can be loaded together.
+    """
+    home = __name__.replace(".", "_")
+    forward = torch.library.custom_op(f"{home}::attend", _attend, mutates_args=())
+    backward = torch.library.custom_op(f"{home}::attend_backward", _gradients_of, mutates_args=())
+    forward.register_fake(_attend_fake)
+    backward.register_fake(_gradients_fake)
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        q, k, v, numbers, *ctx.kind = inputs
+        out, lse, inner = output
+        ctx.save_for_backward(q, k, v, lse, inner if inputs[5] else out, numbers)
+
+    def gradient(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return (*backward(grad, *ctx.saved_tensors, *ctx.kind), None, None, None, None)
+
+    forward.register_autograd(gradient, setup_context=keep)
+    return forward
+
+
+_ATTEND = _registered()
+
+
+def _groups(q_BHTK: Tensor) -> Iterator[tuple[int, slice]]:
+    """Each sequence, with as many heads at a time as are well taken together."""
+    batch, heads = q_BHTK.shape[:2]
+    most = _TOGETHER if q_BHTK.device.type == "cpu" else heads
+    count = next(count for count in range(min(most, heads), 0, -1) if heads % count == 0)
+    return ((sequence, slice(first, first + count)) for sequence in range(batch) for first in range(0, heads, count))
+
+
+def _chosen(numbers: Tensor, capped: bool, clipped: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Scale, cap, and the clip's zeta and gamma, as far as there are such."""
+    return numbers[0], numbers[1] if capped else None, numbers[2:] if clipped else None
+
+
+@contextmanager
+def _exact_products(q: Tensor) -> Iterator[None]:
+    """Let products of fp32 tensors that hold bf16 values run as fast as those of bf16; they lose nothing by it.
+
+    torch can set this for the whole process alone, so products of fp32 in other threads are rounded meanwhile.
+    """
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    if q.dtype == torch.bfloat16:
+        products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
+
+
+def _row(
+    q: Tensor, k: Tensor, v: Tensor, blocks: _Blocks, rows: slice,
+    scale: Tensor, cap: Tensor | None, clip: Tensor | None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """What `_attend` gives for one block of rows."""
+    q_GRK = q[:, rows]
+    most_GR1 = q.new_full((*q_GRK.shape[:2], 1), -math.inf, dtype=torch.float32)
+    norm_GR1 = torch.zeros_like(most_GR1)
+    out_GRK = torch.zeros(*q_GRK.shape[:2], v.shape[-1], device=q.device)
+    for columns, hidden in blocks.seen(rows):
+        values = None if clip is not None else v[:, columns]
+        _compiled(_add, blocks)(q_GRK, k[:, columns], values, hidden, scale, cap, most_GR1, norm_GR1, out_GRK)
+    logs_GR1 = most_GR1 + norm_GR1.log()
+    if clip is None:
+        return logs_GR1, out_GRK / norm_GR1
+    inner_GRK = torch.zeros_like(out_GRK)
+    for columns, hidden in blocks.seen(rows):
+        clipped = _compiled(_add_clipped, blocks)
+        clipped(q_GRK, k[:, columns], v[:, columns], hidden, scale, cap, clip, logs_GR1, out_GRK, inner_GRK)
+    return logs_GR1, out_GRK, inner_GRK
+
+
+def _row_backward(
+    given: list[Tensor], gradients: list[Tensor], blocks: _Blocks, rows: slice,
+    scale: Tensor, cap: Tensor | None, clip: Tensor | None,
+) -> None:  # fmt: skip
+    """Add what one block of rows gives to the gradients of q, k and v."""
+    grad, q, k, v, lse, inner = given
+    dq, dk, dv = gradients
+    grad_GRK = grad[:, rows]
+    mean_GR1 = (grad_GRK.float() * inner[:, rows].float()).sum(-1, keepdim=True)
+    here = (q[:, rows], grad_GRK, lse[:, rows], mean_GR1, dq[:, rows])
+    for columns, hidden in blocks.seen(rows):
+        there = (k[:, columns], v[:, columns], dk[:, columns], dv[:, columns])
+        _compiled(_add_gradients, blocks)(*here, *there, hidden, scale, cap, clip)
+
+
+def _add(
+    q: Tensor, k: Tensor, v: Tensor | None, hidden: Tensor | None, scale: Tensor, cap: Tensor | None,
+    most: Tensor, norm: Tensor, out: Tensor,
+) -> None:  # fmt: skip
+    """Add one block to the running softmax: the largest score so far, the sum of exponentials, the sum of values."""
+    products = torch.bmm(q.float(), k.float().mT)
+    visible = products if hidden is None else products.masked_fill(hidden, -math.inf)
+    # A cap rises with its scores, so the largest comes from the largest product.
+    larger = torch.maximum(most, _scores(visible.amax(-1, keepdim=True), scale, cap)[0])
+    weights = torch.exp(_scores(products, scale, cap)[0] - larger)
+    weights = weights if hidden is None else weights.masked_fill(hidden, 0.0)
+    shrunk = torch.exp(most - larger)
+    norm.mul_(shrunk).add_(weights.sum(-1, keepdim=True))
+    if v is not None:
+        out.mul_(shrunk).add_(torch.bmm(weights.to(v.dtype), v))
+    most.copy_(larger)
+
+
+def _add_clipped(
+    q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, scale: Tensor, cap: Tensor | None, clip: Tensor,
+    lse: Tensor, out: Tensor, inner: Tensor,
+) -> None:  # fmt: skip
+    """Add one block to the sums of values under clipped weights: all of them, and those that the clip leaves alone."""
+    weights, _ = _weights(torch.bmm(q.float(), k.float().mT), hidden, scale, cap, lse)
+    clipped, slope = _clipped(weights, clip)
+    out.add_(torch.bmm(clipped.to(v.dtype), v))
+    inner.add_(torch.bmm((weights * slope).to(v.dtype), v))
+
+
+def _add_gradients(
+    q: Tensor, grad: Tensor, lse: Tensor, mean: Tensor, dq: Tensor,
+    k: Tensor, v: Tensor, dk: Tensor, dv: Tensor,
+    hidden: Tensor | None, scale: Tensor, cap: Tensor | None, clip: Tensor | None,
+) -> None:  # fmt: skip
+    """Add what one block gives to the gradients; `mean` is each row's mean of the weights' gradient."""
+    weights, rise = _weights(torch.bmm(q.float(), k.float().mT), hidden, scale, cap, lse)
+    d_weights = torch.bmm(grad.float(), v.float().mT)
+    used = weights
+    if clip is not None:
+        used, slope = _clipped(weights, clip)
+        d_weights = d_weights * slope
+    d_products = (weights * (d_weights - mean) * rise).to(q.dtype)
+    dv.add_(torch.bmm(used.to(v.dtype).mT, grad))
+    dq.add_(torch.bmm(d_products, k))
+    dk.add_(torch.bmm(d_products.mT, q))
+
+
+def _scores(products: Tensor, scale: Tensor, cap: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Scores of products, and how fast they rise with them."""
+    if cap is None:
+        return products * scale, scale
+    # tanh by one exponential, which takes less than half the time; its error is a rounding of the cap.
+    tanh = 1.0 - 2.0 / (torch.exp(products * (2.0 * scale / cap)) + 1.0)
+    return cap * tanh, scale * (1.0 - tanh * tanh)
+
+
+def _weights(
+    products: Tensor, hidden: Tensor | None, scale: Tensor, cap: Tensor | None, lse: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Softmax weights of products with a known normaliser, and how fast the scores rise."""
+    scores, rise = _scores(products, scale, cap)
+    weights = torch.exp(scores - lse)
+    return (weights if hidden is None else weights.masked_fill(hidden, 0.0)), rise
+
+
+def _clipped(weights: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
+    """Clipped weights, and how fast they rise with the weights."""
+    zeta, gamma = clip[0], clip[1]
+    stretched = (zeta - gamma) * weights + gamma
+    clipped = stretched.clamp(0.0, 1.0)
+    return clipped, torch.where(stretched == clipped, zeta - gamma, 0.0)
+
+
+def _compiled(function: Callable[..., None], blocks: _Blocks) -> Callable[..., None]:
+    """A function of one block, compiled where there is a compiler and the sequence is long enough to earn it back."""
+    return _compiled_once(function) if blocks.seq >= _COMPILED_FROM and _has_compiler() else function
+
+
+@cache
+def _compiled_once(function: Callable[..., None]) -> Callable[..., None]:
+    return torch.compile(function, dynamic=False)
+
+
+@cache
+def _has_compiler() -> bool:
+    """Whether torch finds the C++ compiler that it would call."""
+    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
