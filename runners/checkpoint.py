@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor
 from blockgraph.files import sync
 from runners.cache import file_digest
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 STATE = "state.json"
 POLL_SECONDS = 0.02
@@ -97,7 +98,8 @@ class Checkpoints:
             _write_tensors(beside, tensors)
             for name in expected:
                 os.rename(_awaited(self._parts(step) / f"{name}.safetensors", closed), beside / f"{name}.safetensors")
-            _seal(beside, {"format": FORMAT, "step": step} | state)
+            names = {_group(name): sorted(group) for name, group in tensors.items()}
+            _seal(beside, {"format": FORMAT, "step": step, "tensors": names} | state)
             os.rename(beside, final)
         finally:
             for leftover in (beside, self._parts(step)):
@@ -193,6 +195,11 @@ def piece_name(name: str, piece: int, pieces: int) -> str:
     return f"{name}-{piece + 1:05d}-of-{pieces:05d}"
 
 
+def _group(name: str) -> str:
+    """The name of a file without that of its piece."""
+    return re.sub(r"-\d{5}-of-\d{5}$", "", name)
+
+
 def _write_tensors(path: Path, tensors: dict[str, Tensors]) -> None:
     """A file for each group, on the disk."""
     for name, group in tensors.items():
@@ -226,7 +233,9 @@ def _facts(file: Path) -> list[int | str]:
 
 
 def _step_fault(path: Path) -> str:
-    step = json.loads((path / STATE).read_bytes())["step"]
+    step = json.loads((path / STATE).read_bytes()).get("step", "")
+    if not isinstance(step, int):
+        return "it holds no step"
     return "" if _name(step) == path.name else f"it holds step {step}"
 
 

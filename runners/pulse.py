@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 
@@ -43,7 +43,7 @@ class Pulse(Thread):
         assert world.mesh
         self._groups: list[Any] = list(dict.fromkeys([dist.group.WORLD, *world.mesh.get_all_groups()]))
         # A copy has a connection of its own: a message that waits in the other one does not hold up the signs.
-        self._store = _default_store().clone()
+        self._store: Any = cast(Any, world.store).clone()
         self._sign = Sign(os.getpid(), socket.gethostname())
         self._over, self._alarm, self._calm = Event(), Event(), Event()
         self._error = ""
@@ -173,11 +173,6 @@ def watched(world: World, directory: RunDir, timeout: float, compiled: bool) -> 
         raise
     finally:
         pulse.leave(why)
-
-
-def _default_store() -> Any:
-    """The store of the process group; torch's types lack what a store of 2.13 can do."""
-    return dist.distributed_c10d._get_default_store()
 
 
 def _words(error: BaseException) -> str:

@@ -9,22 +9,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import Store
 
 from runners.launch import Launch
+from runners.meeting import meet
 
 MESSAGE_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
 class World:
-    """One process of a run, its device, and the mesh that the state is sharded over.
+    """One process of a run, its device, the mesh that the state is sharded over, and the store the processes share.
 
-    Alone it has no mesh and no process group, and what it asks of the others it answers itself.
+    Alone it has no mesh, no store and no process group, and what it asks of the others it answers itself.
     """
 
     launch: Launch
     device: torch.device
     mesh: DeviceMesh | None = None
+    store: Store | None = None
 
     @property
     def rank(self) -> int:
@@ -62,6 +65,12 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def largest(self, values: Tensor) -> Tensor:
+        """The greatest of each value over all processes."""
+        if self.mesh:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
     def most(self, value: int) -> int:
         """The greatest value that any process gave."""
         if not self.mesh:
@@ -85,10 +94,11 @@ def joined(launch: Launch, shard: int | None, timeout_s: float) -> Iterator[Worl
         return
     if cuda:
         torch.cuda.set_device(device)
+    store, backend = meet(launch), "cpu:gloo,cuda:nccl" if cuda else "gloo"
     timeout = timedelta(seconds=max(MESSAGE_SECONDS, 2 * timeout_s))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout)
+    dist.init_process_group(backend, timeout=timeout, world_size=launch.size, rank=launch.rank, store=store)
     try:
-        yield World(launch, device, _mesh(launch, device.type, launch.sharing(shard)))
+        yield World(launch, device, _mesh(launch, device.type, launch.sharing(shard)), store)
     finally:
         dist.destroy_process_group()
 

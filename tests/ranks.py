@@ -5,7 +5,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,10 +16,11 @@ import torch
 import torch.multiprocessing as mp
 from train_case import series, train, write_case
 
+from blockgraph.kernels.base import full
 from runners import saver, speed, world
 from runners.trainer import Trainer
 
-LIMIT = 150.0  # seconds after which the processes are killed
+LIMIT = 600.0  # seconds after which the processes are killed
 BLOCKS = (
     *("baseline", "soft_temp", "soft_cap", "soft_clip", "sigma_reparam"),
     *("layer_scale", "qk_norm", "qk_norm_cap", "qkv_norm", "qk_fc_norm"),
@@ -30,6 +32,7 @@ class Job:
     """A run in a directory; `stop` is the step before which the last process is sent SIGTERM.
 
     `pieces`: every process writes its own part of the checkpoints. `count`: messages of the steps are counted.
+    `around`: what each process is in during the run, given its rank; a function of a module, for it is sent there.
     """
 
     out: Path
@@ -37,6 +40,7 @@ class Job:
     stop: int = 0
     pieces: bool = False
     count: bool = False
+    around: Callable[[int], AbstractContextManager[None]] | None = None
 
 
 def on_ranks(size: int, run: Path, jobs: list[Job], limit: float = LIMIT) -> None:
@@ -83,7 +87,8 @@ def _work(rank: int, size: int, run: Path, jobs: list[Job], ports: list[int]) ->
         Trainer.step = _stopping(step, job.stop) if rank == size - 1 else step
         saver.WHOLE_BYTES = 0 if job.pieces else whole
         world.dist.all_reduce = _counting(send, calls) if job.count else send
-        code = train(run, job.out, *job.overrides)
+        with job.around(rank) if job.around else nullcontext():
+            code = train(run, job.out, *job.overrides)
         assert code == (75 if job.stop else 0), f"exit code {code} of {job} on process {rank}"
         if rank == 0:
             (job.out / "calls.json").write_text(json.dumps(len(calls)))
@@ -110,6 +115,25 @@ def apart(out: Path, other: Path, key: str = "loss") -> float:
     """The greatest difference of two runs in a column of the metrics."""
     pairs = zip(series(out), series(other), strict=True)
     return max(abs(a[key] - b[key]) for a, b in pairs)
+
+
+@contextmanager
+def restored_exactly(rank: int, out: Path) -> Iterator[None]:
+    """In the block, what a process takes up from a checkpoint is, put together, what the checkpoint holds."""
+    restore = Trainer.restore
+
+    def checked(self: Trainer, model: Any, moments: Any) -> None:
+        restore(self, model, moments)
+        for group, stored in (("model", model), ("optim", moments)):
+            found = {name: full(value.detach()) for name, value in self.tensors()[group].items()}
+            torch.testing.assert_close(found, dict(stored), rtol=0, atol=0)
+        out.with_name(f"{out.name}.checked-{rank}").touch()
+
+    Trainer.restore = checked
+    try:
+        yield
+    finally:
+        Trainer.restore = restore
 
 
 def main(folder: Path) -> None:

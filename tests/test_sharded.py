@@ -5,16 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from ranks import Job, apart, on_ranks
+from ranks import Job, apart, on_ranks, restored_exactly
 from train_case import assert_same, series, state, train, write_case
 
 import blockgraph as bg
 from runners import speed
 from runners.checkpoint import Checkpoints
+from runners.series import load
 
 pytestmark = pytest.mark.dist
 
@@ -80,7 +83,7 @@ def four(tiny, two):
     jobs = [Job(folder / name, overrides) for name, overrides in (CASES | HYBRID | {"uneven": UNEVEN}).items()]
     for name in ("whole", "pieces"):
         shutil.copytree(two / name, folder / name)
-        jobs.append(Job(folder / name, UNEVEN))
+        jobs.append(Job(folder / name, UNEVEN, around=partial(restored_exactly, out=folder / name)))
     jobs.append(Job(folder / "hybrid-pieces", (*UNEVEN, "train.shard=2"), stop=7, pieces=True))
     jobs.append(Job(folder / "hybrid-pieces", UNEVEN))
     on_ranks(4, tiny, jobs)
@@ -98,6 +101,25 @@ def test_two_processes_give_the_losses_of_one(one, two, name):
 def test_four_processes_give_the_losses_of_one(one, four, name):
     assert apart(four / name, one / name) < 1e-5
     assert series(four / name)[-1]["val_loss"] == pytest.approx(series(one / name)[-1]["val_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [*CASES, "micro-2", "uneven", "again", "shared", "parts-qk_norm_cap-fp32"])
+def test_two_processes_record_what_one_records(one, two, name):
+    same_probes(two / name, one / name)
+
+
+@pytest.mark.parametrize("name", [*CASES, *HYBRID, "uneven"])
+def test_four_processes_record_what_one_records(one, four, name):
+    same_probes(four / name, one / name.removesuffix("-2x2"))
+
+
+def same_probes(out, other):
+    """Equal at the first step; later ones follow from weights that differ in their last bits."""
+    found, expected = load(out), load(other)
+    assert found.columns == expected.columns
+    assert found.steps.tolist() == expected.steps.tolist()
+    np.testing.assert_allclose(found.values[0], expected.values[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", HYBRID)
@@ -171,8 +193,12 @@ def test_trap_5_the_power_iteration_keeps_fp32_under_bf16(two):
 
 def test_trap_12_a_step_sends_one_packed_reduction(two):
     steps, validations, start, end = 20, 1, 2, 1
-    # The other message of a step is the wish to stop.
-    assert json.loads((two / "baseline-fp32" / "calls.json").read_text()) == 2 * steps + validations + start + end
+    probed = 1 + steps // 4
+    # The other message of a step is the wish to stop; a probed one sends sums and maxima.
+    assert (
+        json.loads((two / "baseline-fp32" / "calls.json").read_text())
+        == 2 * (steps + probed) + validations + start + end
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +215,9 @@ def test_a_checkpoint_in_pieces_holds_what_a_whole_one_holds(two):
 @pytest.mark.parametrize("name", ["whole", "pieces"])
 def test_a_run_begun_on_two_goes_on_on_one_and_on_four(tiny, tmp_path, one, two, four, name):
     shutil.copytree(two / name, tmp_path / name)
-    assert train(tiny, tmp_path / name, *UNEVEN) == 0
+    with restored_exactly(0, tmp_path / name):
+        assert train(tiny, tmp_path / name, *UNEVEN) == 0
+    assert len([*tmp_path.glob(f"{name}.checked-*"), *four.glob(f"{name}.checked-*")]) == 1 + 4
     assert apart(tmp_path / name, one / "uneven") < 1e-5
     assert apart(four / name, one / "uneven") < 1e-5
 

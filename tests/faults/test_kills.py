@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import time
 
 import pytest
@@ -76,6 +77,24 @@ def test_a_run_killed_again_and_again_gets_there(tmp_path, tiny, straight, secon
 def _rows(out):
     path = out / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.mark.parametrize("count", [16])
+def test_of_many_starts_of_a_study_exactly_one_proceeds(tmp_path, tiny, straight, count):
+    shared = tmp_path / "run"
+    gate, opens = os.pipe()
+    children = [Child(tiny, shared, *LONG, gate=gate, log=f"{number}") for number in range(count)]
+    os.write(opens, bytes(count))
+    codes = {child: child.wait() for child in children}
+    os.close(gate)
+    os.close(opens)
+    [winner] = [child for child, code in codes.items() if code == 0]
+    for child in children:
+        if child is not winner:
+            assert codes[child] == 1
+            assert f"error: process {winner.pid} on {socket.gethostname()} is writing this run; stop it" in child.told
+    assert_same(shared, straight)
+    print(f"\nR12: of {count} starts on one directory one went on; {count - 1} named it and ended with 1")
 
 
 @pytest.mark.parametrize("races", [2, pytest.param(50, marks=pytest.mark.slow)])
