@@ -1,5 +1,6 @@
 """A Transformer block as one YAML graph: checked, drawn, compiled, trained."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +13,50 @@ from blockgraph.graph import Graph
 from blockgraph.load import Setting, load
 from blockgraph.ops import OPS
 from blockgraph.passes import fuse
+from blockgraph.probes import chosen, recorded
+from blockgraph.recompute import EVERYTHING, NOTHING
 
 if TYPE_CHECKING:
     from blockgraph.compare import Diff
 
-__all__ = ["OPS", "Cost", "Graph", "SpecError", "compile", "cost", "diff", "digest", "load", "render", "text"]
+__all__ = [
+    "EVERYTHING",
+    "OPS",
+    "Cost",
+    "Graph",
+    "SpecError",
+    "compile",
+    "cost",
+    "diff",
+    "digest",
+    "load",
+    "render",
+    "text",
+]
 
 
-def compile(spec: Graph | str, *, seed: int = 0, lowering: str = "auto", **settings: Setting) -> Any:
+def compile(
+    spec: Graph | str,
+    *,
+    seed: int = 0,
+    lowering: str = "auto",
+    probes: Sequence[str] = (),
+    recompute: Sequence[str] = NOTHING,
+    **settings: Setting,
+) -> Any:
     """An `nn.Module` of a checked graph, or of a spec by name or path with its settings.
 
     `seed` decides the initial values; inside `with torch.device("meta")` nothing is allocated. `lowering` is how the
     attention core is computed: `explicit` (node by node, and what `auto` takes, which does not know the length here),
-    `sdpa`, `blockwise` or `flex`. Raises `SpecError`, also for a core that cannot be lowered so.
+    `sdpa`, `blockwise` or `flex`. `probes` names what the module can record, as `log.probes` of a run file does.
+    `recompute` names nodes and groups of the blocks, such as `attn` or `ff.fc1`, whose values are not kept for the
+    backward pass but computed there again; `EVERYTHING` recomputes all inside the blocks. Raises `SpecError`, also for
+    a core that cannot be lowered so.
     """
     from blockgraph.model import build  # torch is imported only by those who compile
 
-    return build(fuse(_graph(spec, settings), FUSIONS, lowering), seed)
+    graph = _graph(spec, settings)
+    return build(fuse(graph, FUSIONS, lowering), seed, recorded(graph, chosen(graph, probes)), recompute)
 
 
 def cost(spec: Graph | str, **settings: Setting) -> Cost:

@@ -7,6 +7,8 @@ from blockgraph.graph import Graph, Node, Ref
 from blockgraph.op import Op, Site
 from blockgraph.ops.linear import Linear
 from blockgraph.ops.soft_cap import SoftCap
+from blockgraph.probe import Probe
+from blockgraph.types import Type
 
 
 class OpenHead(Linear):
@@ -21,6 +23,10 @@ class OpenHead(Linear):
     def ports_out(self) -> tuple[str, ...]:
         """A bias only where there is one."""
         return ("x", "weight", "bias") if self.bias else ("x", "weight")
+
+    def probes(self, x: Type) -> tuple[Probe, ...]:
+        """X and its gradient; the output is never there as a whole."""
+        return tuple(probe for probe in super().probes(x) if probe.name in ("x", "dx"))
 
     def lower(self, site: Site, x: str, weight: str, bias: str = "") -> str:
         """The values themselves."""

@@ -114,7 +114,7 @@ class Linker:
             outputs = entry.outputs or ("out",)
             yield Node(entry.path, Faulty(), wiring.loose(entry), outputs, entry.place, entry.title, entry.home)
             return
-        alone = owned is not None and "in" not in entry.text.items and len(entry.op.ports()) == 1
+        alone = owned is not None and "in" not in entry.text.items and len(entry.op.required()) == 1
         inputs = {entry.op.ports()[0]: owned} if owned and alone else wiring.data(entry)
         for port in entry.op.weights:
             text = entry.text.items.get(port)

@@ -9,6 +9,7 @@ from typing import Any
 from runners.checkpoint import Checkpoint
 from runners.metrics import Metrics, events
 from runners.outcome import Outcome, held_out, validation
+from runners.overhead import Overhead
 from runners.passed import Interval, batch_of
 from runners.progress import Progress, clock
 from runners.rundir import METRICS
@@ -42,6 +43,7 @@ class Loop:
         self.watch = Watch(self.config.train)
         self.passed = self._passed([])
         self.first, self.began, self.kept = 0, 0.0, 0
+        self.overhead, self.probed = Overhead(), dict[str, float]()
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint."""
@@ -60,6 +62,8 @@ class Loop:
             self.saver.check()
             outcome = self._advance() or self._after(self._wish(stop))
         self.saver.settle()
+        if self.overhead.text:
+            self.progress.say(self.overhead.text)
         self.world.most(0)  # a launcher ends all processes as soon as one has stopped: none before all are done
         return outcome
 
@@ -103,8 +107,13 @@ class Loop:
         """Take a step, validate where it is due and log; how the run ends there, if it does."""
         began = time.perf_counter()
         number = self.done + 1
+        if self._is_probed(number):
+            self.trainer.probing.start()
         step = self.trainer.step(number, batch_of(number, self.passed), self.watch.accepts)
-        self.pace.add(time.perf_counter() - began)
+        self.probed = self.trainer.probing.finish()
+        seconds = time.perf_counter() - began
+        self.pace.add(seconds)
+        self.overhead.add(seconds, bool(self.probed))
         if fault := self.watch.fault(step):
             return self._answer(step, fault)
         self._count(step)
@@ -113,8 +122,14 @@ class Loop:
             return self._diverged(ended)
         return self._report(step, {})
 
+    def _is_probed(self, number: int) -> bool:
+        log, steps = self.config.log, self.config.train.steps
+        return bool(log.probes) and (number == 1 or number % log.probe == 0 or number == steps)
+
     def _count(self, step: Step) -> None:
         self.done = step.number
+        if self.probed:
+            self.metrics.record(step.number, self.probed)
         if self.done == self.first + 1:
             self.began = time.perf_counter()  # the first step alone compiles and warms up
 

@@ -28,6 +28,17 @@ def cross_entropy_and_z(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     return nll.mean(), log_z.square().mean()
 
 
+@torch.no_grad()
+def target_logits(outputs: Any, targets: Tensor, cap: float | None = None) -> Tensor:
+    """The logits of the targets in fp32, whether a model puts logits out or what a capped head makes them from."""
+    if isinstance(outputs, Tensor):
+        return outputs.gather(-1, targets.unsqueeze(-1)).squeeze(-1).float()
+    hidden, weight, *bias = outputs
+    logits = torch.linalg.vecdot(hidden, weight[targets].to(hidden.dtype)).float()
+    logits = logits + bias[0][targets] if bias else logits
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
 def loss_for(z_loss: float, compiled: bool) -> Loss:
     """The loss of a run with this weight of the z-loss, compiled or plain."""
     plain = cross_entropy_and_z if z_loss else cross_entropy

@@ -2,19 +2,23 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blockgraph.files import save
+from runners.recorder import Recorder
 from runners.sinks import Sink
 
 
 class Metrics:
-    """Appends rows to `metrics.jsonl`, and to each sink; opened at the step that a run continues from."""
+    """Appends rows to `metrics.jsonl`, and to each sink; opened at the step that a run continues from.
 
-    def __init__(self, path: Path, step: int, sinks: Sequence[Sink] = ()):
-        self.path, self.sinks = path, sinks
+    The rows of the probes go to a recorder, which follows in everything.
+    """
+
+    def __init__(self, path: Path, step: int, sinks: Sequence[Sink] = (), recorder: Recorder | None = None):
+        self.path, self.sinks, self.recorder = path, sinks, recorder
         if path.exists():
             _repair(path, step)
         self._file = self._opened()
@@ -27,6 +31,11 @@ class Metrics:
         for sink in self.sinks:
             sink.add(row)
 
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Write a row of the probes."""
+        if self.recorder:
+            self.recorder.append(step, values)
+
     def rewind(self, event: dict[str, Any]) -> None:
         """Take out the rows after the step of `event` and write it in their place, at once or not at all.
 
@@ -37,14 +46,20 @@ class Metrics:
         os.close(self._file)
         _repair(self.path, event["step"], event)
         self._file = self._opened()
+        if self.recorder:
+            self.recorder.rewind(event["step"])
 
     def sync(self) -> None:
         """Wait until all rows are on the disk; a checkpoint promises the rows before it."""
         os.fsync(self._file)
+        if self.recorder:
+            self.recorder.sync()
 
     def close(self) -> None:
-        """Let go of the file and of the sinks."""
+        """Let go of the files and of the sinks."""
         os.close(self._file)
+        if self.recorder:
+            self.recorder.close()
         for sink in self.sinks:
             sink.close()
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from blockgraph.errors import Place, Problem, SpecError
-from blockgraph.kernels.base import GraphModule
+from blockgraph.kernels.base import GraphModule, local
 from runners.config import Optim
-from runners.optimizers.muon import Muon
+from runners.optimizers.muon import Muon, direction
 from runners.optimizers.stable_adamw import StableAdamW
 from runners.optimizers.together import Together
 
@@ -75,6 +75,24 @@ def _group(parameters: list[nn.Parameter], decay: bool, multiplier: float, confi
     return {"params": parameters, "lr": peak, "peak": peak, "weight_decay": weight_decay}
 
 
+@torch.no_grad()
+def update(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor | None:
+    """What the last step moved a parameter by, before learning rate and decay; of AdamW m / (sqrt(v) + eps), unbiased.
+
+    Its gradient has to be there still; None where there was none. Of a sharded parameter it is this process's shard.
+    """
+    group = next(group for group in optimizer.param_groups if any(parameter is p for p in group["params"]))
+    state = optimizer.state.get(parameter, {})
+    if not state:
+        return None
+    if "momentum_buffer" in state:
+        return direction(parameter, state["momentum_buffer"], group)
+    (beta1, beta2), steps = group["betas"], local(state["step"]).double()
+    mean, variance = local(state["exp_avg"]) / (1 - beta1**steps), local(state["exp_avg_sq"]) / (1 - beta2**steps)
+    adam: Tensor = mean / (variance.sqrt() + group["eps"])
+    return adam
+
+
 def set_factor(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group's learning rate to this share of its peak."""
     for group in optimizer.param_groups:
@@ -85,12 +103,6 @@ def grad_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """L2 norm of the gradients, in fp32; of those that are sharded, the shards of this process count."""
     # Not through DTensor, which sends one message for each parameter.
     return nn.utils.get_total_norm([local(p.grad) for p in parameters if p.grad is not None])
-
-
-def local(x: Tensor) -> Tensor:
-    """This process's shard of a tensor, or all of one that is whole."""
-    # Told by the method, because importing DTensor takes half a second.
-    return x.to_local() if hasattr(x, "to_local") else x
 
 
 def clip(parameters: Iterable[nn.Parameter], limit: float | None, norm: Tensor) -> None:

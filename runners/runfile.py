@@ -30,12 +30,15 @@ class RunFile:
         return self.path.parent
 
     def place(self, key: str) -> Place:
-        """Where a dotted key's value is written; the nearest key around it where it was left to its default."""
+        """Where a dotted key's value, or a list's item, is written; the nearest key around it where it was left out."""
         value: Value = self.text
         for part in key.split("."):
-            if not isinstance(value, Mapping) or part not in value.items:
+            if isinstance(value, Mapping) and part in value.items:
+                value = value.items[part]
+            elif isinstance(value, Sequence) and part.isdecimal():
+                value = value.items[int(part)]
+            else:
                 break
-            value = value.items[part]
         return value.place
 
     def refuse(self, key: str, message: str, hint: str = "") -> SpecError:

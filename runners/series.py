@@ -1,8 +1,7 @@
 """The probes' series of a run, read from its directory: one column for each quantity, one row for each probed step."""
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockgraph.errors import Place, Problem, SpecError, near_miss
+from blockgraph.patterns import matching
 
 PROBES = "probes"  # the folder in a run's directory
 INDEX = "index.json"
@@ -107,20 +107,3 @@ def load(run: Path) -> Series:
         hint = "`log.probes` of a run file says what is recorded"
         raise SpecError([Problem(message, Place(str(folder), 0), hint)]) from None
     return Series(rows["step"], index.columns, rows["values"])
-
-
-def matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """The names that a pattern stands for, in their order.
-
-    `*` is anything within a word, `**` any number of words, where words are what stands between dots:
-    `layers.*.attn.qkv.x.l2`, `**.l2`.
-    """
-    found = re.compile("".join(map(_word, pattern.split("."))))
-    return [name for name in names if found.fullmatch(f"{name}.")]
-
-
-def _word(word: str) -> str:
-    """A word of a pattern with the dot behind it, as a regular expression."""
-    if word == "**":
-        return r"(?:[^.]+\.)*"
-    return "[^.]*".join(map(re.escape, word.split("*"))) + r"\."

@@ -18,9 +18,13 @@ from blockgraph import canonical
 from blockgraph.errors import Place, Problem, Problems
 from blockgraph.graph import Graph
 from blockgraph.lower import lower
+from blockgraph.model import Model
+from blockgraph.model import build as model_of
 from blockgraph.op import Op
-from runners import cache, intact, sharding, shards, tokenizer
+from blockgraph.probes import recorded as readings_of
+from runners import cache, compiling, intact, sharding, shards, tokenizer
 from runners.checkpoint import Checkpoint, Checkpoints
+from runners.compiling import EAGER, Compiling
 from runners.launch import Launch
 from runners.loop import Loop
 from runners.lowering import begun_with, lowered, recorded
@@ -29,11 +33,13 @@ from runners.objective import Objective, objective
 from runners.outcome import Outcome
 from runners.progress import Progress
 from runners.pulse import Pulse, watched
+from runners.recorder import Recorder
 from runners.rundir import MODEL, RUN, RunDir
 from runners.runfile import RunFile, to_yaml
 from runners.saver import Saver
+from runners.series import PROBES, Column
 from runners.sinks import opened
-from runners.spec import graph_of
+from runners.spec import graph_of, series_of
 from runners.speed import Pace, keep_memory, matmul_peak
 from runners.stop import Stop
 from runners.trainer import DTYPES, Trainer
@@ -53,6 +59,7 @@ class Inputs:
     data: shards.Dataset
     graph: Graph
     objective: Objective
+    compiling: Compiling = EAGER
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -66,10 +73,12 @@ def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: St
     Raises `SpecError` when data or model do not fit the run, and `OSError` when the disk refuses.
     """
     inputs = prepare(run, ops)
-    with joined(launch, run.config.train.shard, run.config.train.timeout_s) as world:
-        compiled, _ = compiles(run, world.device)
-        with watched(world, directory, run.config.train.timeout_s, compiled) as pulse:
-            return _trained(run, inputs, directory, stop, world, pulse)
+    asked = run.config.train
+    with (
+        joined(launch, asked.shard, asked.timeout_s) as world,
+        watched(world, directory, asked.timeout_s, asked.compile is not False) as pulse,
+    ):
+        return _trained(run, inputs, directory, stop, world, pulse)
 
 
 def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world: World, pulse: Pulse | None) -> Outcome:
@@ -77,13 +86,13 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
     saved = _newest(checkpoints, world)
     if saved:
         _refuse_others(run, directory, saved, inputs)
-    inputs = lowered_for(run, inputs, world, begun_with(saved.state["inputs"]) if saved else None)
+    inputs = lowered_for(run, inputs, world, saved.state["inputs"] if saved else None)
     trainer = build(run, inputs, world)
     if world.leads:
         checkpoints.require(STATE_BYTES * trainer.count)
     _describe(run, directory, inputs, trainer)
     saver = Saver(checkpoints, world, run.config.checkpoint.background, saved.step if saved else 0)
-    with _metrics(run, directory, saved) as metrics, closing(saver), _progress(trainer) as progress:
+    with _metrics(run, directory, saved, trainer.model) as metrics, closing(saver), _progress(trainer) as progress:
         _announce(run, inputs, trainer, progress)
         pace = _pace(run, inputs, trainer)
         progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
@@ -94,7 +103,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
             progress,
             pace,
             inputs.data.bytes_per_token,
-            inputs.digests | recorded(inputs.graph),
+            inputs.digests | recorded(inputs.graph) | compiling.recorded(inputs.compiling),
         )
         if saved:
             intact.refuse_tensors(saved, trainer.tensors()["model"])
@@ -118,32 +127,34 @@ def prepare(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
     return Inputs(words, data, graph, objective(run, graph))
 
 
-def lowered_for(run: RunFile, inputs: Inputs, world: World, before: Mapping[str, str] | None = None) -> Inputs:
-    """The inputs with the attention of their graphs lowered for this device, or as the run began with it."""
-    compiled, _ = compiles(run, world.device)
+def lowered_for(run: RunFile, inputs: Inputs, world: World, kept: Mapping[str, str] | None = None) -> Inputs:
+    """The inputs with all that is chosen for this device, or that a checkpoint of the run has kept.
+
+    That is whether it is compiled, and how the attention of its graphs is lowered.
+    """
+    chosen = compiling.compiling(run, inputs.graph, world.device, world.size, kept)
+    # What the first process found holds for all of them.
+    chosen = replace(chosen, on=bool(world.most(int(chosen.on and world.leads))))
+    before = begun_with(kept) if kept else None
     graph, trained = (
-        lowered(run, graph, world.device.type, compiled, before) for graph in (inputs.graph, inputs.objective.graph)
+        lowered(run, graph, world.device.type, chosen.on, before) for graph in (inputs.graph, inputs.objective.graph)
     )
-    return replace(inputs, graph=graph, objective=replace(inputs.objective, graph=trained))
+    return replace(inputs, graph=graph, objective=replace(inputs.objective, graph=trained), compiling=chosen)
 
 
 def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     """The model of a run, placed on its device with its first weights, and what takes its steps."""
     keep_memory()
     with torch.device("meta"):
-        model = blockgraph.compile(inputs.objective.graph)
-    compiled, _ = compiles(run, world.device)
+        graph = inputs.objective.graph
+        readings = readings_of(graph, series_of(run, inputs.graph))
+        model = model_of(graph, probes=readings, recompute=run.config.train.recompute)
+    compiled = inputs.compiling.on
+    if compiled:
+        compiling.keep_kernels()
     sharding.place(model, run.config.train, world, compiled)
     loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
-    return Trainer(model, run.config, inputs.data, world, compiled, loss)
-
-
-def compiles(run: RunFile, device: torch.device) -> tuple[bool, str]:
-    """Whether blocks and loss go through torch.compile, and why, in words."""
-    asked = run.config.train.compile
-    if asked == "auto":
-        return device.type == "cuda", f"auto on {device.type}"
-    return asked, "as asked for"
+    return Trainer(model, run.config, inputs.data, world, compiled, loss, inputs.objective.cap)
 
 
 def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
@@ -178,11 +189,23 @@ def _differences(directory: RunDir, graph: Graph) -> list[Problem]:
     return found[:SHOWN]
 
 
-def _metrics(run: RunFile, directory: RunDir, saved: Checkpoint | None) -> AbstractContextManager[Metrics]:
+def _metrics(
+    run: RunFile, directory: RunDir, saved: Checkpoint | None, model: Model
+) -> AbstractContextManager[Metrics]:
     """The series of a run; of a process that does not write, nowhere."""
     if not directory.writes:
         return closing(Metrics(Path(os.devnull), 0))
-    return closing(Metrics(directory.metrics, saved.step if saved else 0, opened(run, directory)))
+    step = saved.step if saved else 0
+    return closing(Metrics(directory.metrics, step, opened(run, directory), _recorder(directory, model, step)))
+
+
+def _recorder(directory: RunDir, model: Model, step: int) -> Recorder | None:
+    """Where the probes of a run go; nowhere if it has none and never had any."""
+    folder, series = directory.path / PROBES, model.probes.series
+    if not series and not folder.exists():
+        return None
+    columns = (Column(reading.name, reading.quantity.unit, reading.quantity.meaning) for reading in series)
+    return Recorder(folder, columns, step)
 
 
 def _progress(trainer: Trainer) -> Progress:
@@ -204,7 +227,6 @@ def _announce(run: RunFile, inputs: Inputs, trainer: Trainer, progress: Progress
     world = trainer.world
     threads = f"on the CPU, threads: {torch.get_num_threads()}"
     where = threads if world.device.type == "cpu" else f"on {torch.cuda.get_device_name()}"
-    compiled, why = compiles(run, world.device)
     model = " ".join([config.model, *(f"{name}={value}" for name, value in config.set.items())])
     progress.say(f"{config.run}: {model}, {trainer.count:,} parameters, {config.train.precision} {where}")
     progress.say(f"{config.train.steps:,} steps of {tokens:,} tokens: {seen:.2f} times the training text")
@@ -216,7 +238,7 @@ def _announce(run: RunFile, inputs: Inputs, trainer: Trainer, progress: Progress
     progress.say(f"loss: {inputs.objective.kind} ({inputs.objective.why})")
     for decision in inputs.graph.decisions:
         progress.say(f"lowering: {decision}")
-    progress.say(f"compile: {'blocks and loss' if compiled else 'off'} ({why})")
+    progress.say(f"compile: {inputs.compiling}")
 
 
 def _pace(run: RunFile, inputs: Inputs, trainer: Trainer) -> Pace:

@@ -10,8 +10,12 @@ from blockgraph.errors import Problem, SpecError
 from blockgraph.graph import Graph
 from blockgraph.library import is_path
 from blockgraph.op import Op
+from blockgraph.probes import chosen
+from blockgraph.recompute import refuse_unknown
 from runners import tokenizer
 from runners.runfile import RunFile
+
+DOCUMENTS = "documents"  # input of a model that is given, for each token, the number of the document it stands in
 
 
 def graph_of(run: RunFile, ops: Mapping[str, type[Op]], vocab: int | None = None) -> Graph:
@@ -30,6 +34,10 @@ def graph_of(run: RunFile, ops: Mapping[str, type[Op]], vocab: int | None = None
         raise SpecError(_at_model(problem, model, run) for problem in error.problems) from None
     if graph.kind != "model":
         raise run.refuse("model", f"'{model}' is a {graph.kind}, not a model", "give it to a slot: set.block")
+    if run.config.data.packing == "within" and DOCUMENTS not in graph.inputs:
+        told = f"attention stays within documents where a model has an input '{DOCUMENTS}', and '{model}' has none"
+        raise run.refuse("data.packing", told, "`model: packed` has one; wire it to every causal_mask")
+    refuse_unknown(graph, run.config.train.recompute, run.place("train.checkpointing"))
     return graph
 
 
@@ -37,6 +45,12 @@ def vocab_of(run: RunFile) -> int:
     """Pieces of the run's tokenizer, which is not trained for this."""
     config = run.config.tokenizer
     return config.vocab or tokenizer.load(run.base / str(config.path)).vocab
+
+
+def series_of(run: RunFile, graph: Graph) -> list[str]:
+    """Names of the series that `log.probes` asks for; raises `SpecError` at each word that stands for none."""
+    words = run.config.log.probes
+    return chosen(graph, words, [run.place(f"log.probes.{index}") for index in range(len(words))])
 
 
 def _located(run: RunFile, key: str, value: int | str) -> int | str:

@@ -16,7 +16,7 @@ from runners.outcome import BAD_INPUT, CODES, DISK, STOPPED, Outcome
 from runners.progress import say
 from runners.rundir import RUN, RunDir, claim
 from runners.runfile import RunFile
-from runners.spec import graph_of
+from runners.spec import graph_of, series_of
 from runners.stop import Stop
 
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EFBIG}
@@ -85,7 +85,7 @@ def _train(options: argparse.Namespace, launch: Launch, tell: Callable[[object],
     launch.refuse(run)
     sinks.require(run)
     ops = own_ops(options.ops)
-    graph_of(run, ops)
+    series_of(run, graph_of(run, ops))
     out = options.out or Path("runs", run.config.run)
     try:
         return _train_in(out, run, ops, launch)

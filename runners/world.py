@@ -65,6 +65,12 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def largest(self, values: Tensor) -> Tensor:
+        """The greatest of each value over all processes."""
+        if self.mesh:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
     def most(self, value: int) -> int:
         """The greatest value that any process gave."""
         if not self.mesh:

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockgraph.errors import SpecError
+from blockgraph.patterns import matching
 from runners import series
 from runners.recorder import Recorder
-from runners.series import PROBES, Column, matching
+from runners.series import PROBES, Column
 
 
 def columns(*names):

@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ranks import Job, apart, on_ranks, restored_exactly
@@ -16,6 +17,7 @@ from train_case import assert_same, series, state, train, write_case
 import blockgraph as bg
 from runners import speed
 from runners.checkpoint import Checkpoints
+from runners.series import load
 
 pytestmark = pytest.mark.dist
 
@@ -101,6 +103,25 @@ def test_four_processes_give_the_losses_of_one(one, four, name):
     assert series(four / name)[-1]["val_loss"] == pytest.approx(series(one / name)[-1]["val_loss"], abs=1e-5)
 
 
+@pytest.mark.parametrize("name", [*CASES, "micro-2", "uneven", "again", "shared", "parts-qk_norm_cap-fp32"])
+def test_two_processes_record_what_one_records(one, two, name):
+    same_probes(two / name, one / name)
+
+
+@pytest.mark.parametrize("name", [*CASES, *HYBRID, "uneven"])
+def test_four_processes_record_what_one_records(one, four, name):
+    same_probes(four / name, one / name.removesuffix("-2x2"))
+
+
+def same_probes(out, other):
+    """Equal at the first step; later ones follow from weights that differ in their last bits."""
+    found, expected = load(out), load(other)
+    assert found.columns == expected.columns
+    assert found.steps.tolist() == expected.steps.tolist()
+    np.testing.assert_allclose(found.values[0], expected.values[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", HYBRID)
 def test_two_copies_of_two_shards_give_the_losses_of_one(one, four, name):
     assert apart(four / name, one / name.removesuffix("-2x2")) < 1e-5
@@ -172,8 +193,12 @@ def test_trap_5_the_power_iteration_keeps_fp32_under_bf16(two):
 
 def test_trap_12_a_step_sends_one_packed_reduction(two):
     steps, validations, start, end = 20, 1, 2, 1
-    # The other message of a step is the wish to stop.
-    assert json.loads((two / "baseline-fp32" / "calls.json").read_text()) == 2 * steps + validations + start + end
+    probed = 1 + steps // 4
+    # The other message of a step is the wish to stop; a probed one sends sums and maxima.
+    assert (
+        json.loads((two / "baseline-fp32" / "calls.json").read_text())
+        == 2 * (steps + probed) + validations + start + end
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import random
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from runners.checkpoint import Checkpoints
 from runners.metrics import rows
+from runners.series import load
 from runners.train import command
 
 RUN = """run: tiny
@@ -15,7 +17,7 @@ data: {train: [{path: words.txt}], seq: 16}
 tokenizer: {vocab: 300}
 train: {steps: 12, batch: 4, micro_batch: 4, precision: fp32}
 schedule: {warmup: 3}
-log: {every: 1, evaluate: 4, evaluate_tokens: 64}
+log: {every: 1, probe: 4, evaluate: 4, evaluate_tokens: 64}
 checkpoint: {every: 3}
 """
 
@@ -51,3 +53,7 @@ def assert_same(out: Path, other: Path) -> None:
     """Two runs ended with the same bits and told the same story."""
     torch.testing.assert_close(state(out), state(other), rtol=0, atol=0)
     assert series(out) == series(other)
+    found, expected = load(out), load(other)
+    assert found.columns == expected.columns
+    np.testing.assert_array_equal(found.steps, expected.steps)
+    np.testing.assert_array_equal(found.values, expected.values)

@@ -39,6 +39,9 @@ class Attention(Fusion):
         Step((Matmul,)),
     )
 
+    queries: ClassVar = "q"
+    keys: ClassVar = "k"
+
     factors: dict[str, Number]
     cap: dict[str, Number]
     clip: dict[str, Number]
@@ -51,6 +54,9 @@ class Attention(Fusion):
         """The chain's numbers, and its queries, keys and values."""
         first, *middle, last = chain
         inputs = {"q": first.inputs["a"], "k": first.inputs["b"], "v": last.inputs["b"]}
+        for node in middle:
+            if len(node.inputs) > 1:
+                raise OpError(f"{node.path} reads {', '.join(map(str, [*node.inputs.values()][1:]))} too")
         _refuse_other_products(first, last, middle[-1], graph.type_of(inputs["q"]))
         factors, cap, unsigned = _factors_and_cap(chain)
         masks = [node.op for node in middle if isinstance(node.op, CausalMask)]

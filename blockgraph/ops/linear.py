@@ -7,6 +7,7 @@ from pydantic import Field
 from blockgraph.dims import Size
 from blockgraph.fields import SizeField, constant, normal
 from blockgraph.op import MatrixOp, Param, Site, Style
+from blockgraph.probe import Probe, gradient, value
 from blockgraph.types import Type
 
 
@@ -42,3 +43,12 @@ class Linear(MatrixOp):
     def lower(self, site: Site, x: str, weight: str, bias: str = "") -> str:
         """`F.linear` with the weight in the activation's dtype."""
         return f"linear({x}, {weight}, {bias})" if bias else f"linear({x}, {weight})"
+
+    def probes(self, x: Type) -> tuple[Probe, ...]:
+        """X, Y and their gradients (2410.16682, Tables 1 and 2)."""
+        return (
+            value("x", "{x}", "the input", "linears"),
+            value("y", "{out}", "the output", "linears"),
+            gradient("dx", "x", "the input, through this node alone", "linears"),
+            gradient("dy", "out", "the output", "linears"),
+        )

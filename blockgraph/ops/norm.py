@@ -41,14 +41,17 @@ class Norm(WeightedOp):
 
     def lower(self, site: Site, x: str, weight: str = "", bias: str = "") -> str:
         """One call of the norm's kernel; over all heads it merges them first."""
-        gain = f"1.0 + {weight}.float()" if self.gain == "1+w" else weight
-        tensors = [f"weight={gain}"] * bool(weight) + [f"bias={bias}"] * bool(bias)
+        tensors = [f"weight={self.feature_gain(weight)}"] * bool(weight) + [f"bias={bias}"] * bool(bias)
         eps = f"eps={site.number(self.eps)}"
         if self.width == "full":
             return f"split_heads({self._call(f'merge_heads({x})', *tensors, eps)}, {x}.shape[1])"
         if not self.shared:
             return f"head_gain({', '.join((self._call(x, eps), *tensors))})"
         return self._call(x, *tensors, eps)
+
+    def feature_gain(self, weight: str = "", **tensors: str) -> str:
+        """The weight, or one more than it."""
+        return f"1.0 + {weight}.float()" if self.gain == "1+w" else weight
 
     def _call(self, *arguments: str) -> str:
         return f"{self.kernel}({', '.join(arguments)})"

@@ -23,6 +23,7 @@ class Rope(Op):
     name: ClassVar = "rope"
     style: ClassVar = Style("position", "RoPE")
     paper: ClassVar = "https://arxiv.org/abs/2104.09864"
+    keeps_length: ClassVar = True
     example: ClassVar = "rope_q: {op: rope, in: q, base: 10000}"
 
     base: Positive = Field(number_of(10000.0), description="the longest wavelength is 2 pi times about this")

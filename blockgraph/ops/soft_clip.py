@@ -8,6 +8,7 @@ from blockgraph.dims import number_of
 from blockgraph.errors import OpError
 from blockgraph.fields import NumberField, limited
 from blockgraph.op import Op, Site, Style
+from blockgraph.probe import Probe, Quantity, average
 from blockgraph.types import Flow, Type
 
 
@@ -41,3 +42,9 @@ clip: {op: soft_clip, zeta: 1.03, gamma: -12 / seq}"""
     def lower(self, site: Site, x: str) -> str:
         """A stretch and a clamp."""
         return f"soft_clip({x}, {site.number(self.zeta)}, {site.number(self.gamma)})"
+
+    def probes(self, x: Type) -> tuple[Probe, ...]:
+        """How much of it passes no gradient."""
+        about = "entries at 0 or 1, of those that the mask lets through"
+        entries = "last_rows({out}), {causal}" if x.flow is Flow.WEIGHTS else "{out}"
+        return (average(f"clipped({entries})", Quantity("clipped", "mean", "attention", about, "share")),)

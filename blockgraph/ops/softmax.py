@@ -3,7 +3,8 @@
 from typing import ClassVar
 
 from blockgraph.op import Op, Site, Style
-from blockgraph.types import Flow, Type
+from blockgraph.probe import Probe, Quantity, average
+from blockgraph.types import TOKENS, Flow, Type
 
 
 class Softmax(Op):
@@ -22,3 +23,10 @@ softmax: {op: softmax}"""
     def lower(self, site: Site, x: str) -> str:
         """`torch.softmax` in fp32."""
         return f"softmax({x})"
+
+    def probes(self, x: Type) -> tuple[Probe, ...]:
+        """How sharp the rows are."""
+        rows = "last_rows({out})" if x.last == TOKENS else "{out}"
+        entropy = Quantity("entropy", "mean", "attention", "mean entropy of a row", "nats")
+        share = Quantity("one_hot", "mean", "attention", "rows with one entry above 0.9", "share")
+        return average(f"row_entropy({rows})", entropy), average(f"one_hot({rows})", share)

@@ -25,14 +25,27 @@ class Muon(torch.optim.Muon):
                     self._move(matrix, matrix.grad.to(matrix.dtype), group)
 
     def _move(self, matrix: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state, momentum = self.state[matrix], group["momentum"]
+        state = self.state[matrix]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
-        buffer = state["momentum_buffer"].lerp_(grad, 1 - momentum)
-        update = grad.lerp(buffer, momentum) if group["nesterov"] else buffer
+        buffer = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
         change = torch.empty_like(matrix)
-        assign(change, _change(full(update), group))
+        assign(change, _change(full(_update(grad, buffer, group)), group))
         matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(change)
+
+
+def direction(matrix: Tensor, buffer: Tensor, group: dict[str, Any]) -> Tensor:
+    """The orthogonalised update of the last step, before the learning rate; the matrix has its gradient still."""
+    assert matrix.grad is not None
+    update = _update(matrix.grad.to(matrix.dtype), buffer, group)
+    found = torch.empty_like(matrix)
+    assign(found, -_change(full(update), group | {"lr": 1.0}))
+    return found
+
+
+def _update(grad: Tensor, buffer: Tensor, group: dict[str, Any]) -> Tensor:
+    """What is orthogonalised, once the momentum has the gradient in it."""
+    return grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
 
 
 def _change(update: Tensor, group: dict[str, Any]) -> Tensor:

@@ -210,13 +210,19 @@ class GraphModule(nn.Module):
         return self
 
 
-def causal_mask(scores_TS: Tensor, window: int | None = None) -> Tensor:
-    """Minus infinity where the key is later than the query, or `window` or more tokens before it."""
+def causal_mask(scores_TS: Tensor, window: int | None = None, documents: Tensor | None = None) -> Tensor:
+    """Minus infinity where the key is later than the query, `window` or more tokens before it, or of another document.
+
+    `documents` [batch, seq] numbers them, for scores [batch, ..., seq, seq].
+    """
     queries, keys = scores_TS.shape[-2:]
     ones_TS = torch.ones(queries, keys, dtype=torch.bool, device=scores_TS.device)
     hidden_TS = ones_TS.triu(1 + keys - queries)
     if window is not None:
         hidden_TS = hidden_TS | ones_TS.tril(keys - queries - window)
+    if documents is not None:
+        others = documents[:, :, None] != documents[:, None, :]
+        hidden_TS = hidden_TS | others.view(len(others), *[1] * (scores_TS.ndim - 3), queries, keys)
     return scores_TS.masked_fill(hidden_TS, float("-inf"))
 
 

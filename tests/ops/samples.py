@@ -52,6 +52,8 @@ VARIANTS = {
     "matmul, transpose a": "mm: {op: matmul, in: [q, k], transpose: a}",
     "matmul, by name": "mm: {op: matmul, in: {b: k, a: q}, transpose: b, scale: 1 / sqrt(seq)}",
     "causal_mask, window": "mask: {op: causal_mask, in: scores, window: 3}",
+    "causal_mask, documents": "mask: {op: causal_mask, in: [scores, tokens]}",
+    "causal_mask, documents and window": "mask: {op: causal_mask, in: {x: scores, documents: tokens}, window: 3}",
     "linear, bias": "fc: {op: linear, in: x, out: d_ff, bias: true}",
     "linear, zeros": "fc: {op: linear, in: x, out: d_ff, init: zeros}",
     "linear, init by layer": "fc: {op: linear, in: x, out: d_ff, init: {trunc_normal: 0.02 / sqrt(layer + 1)}}",

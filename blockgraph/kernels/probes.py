@@ -1,0 +1,100 @@
+"""What a probed step records. Axes: T queries, S keys; a record is [sum, l2 norm, largest absolute value, count]."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+QUERIES = 64  # the last ones of a sequence, of which rows of attention are recorded
+PART = 256  # queries whose scores are made again at a time
+ONE_HOT = 0.9
+LEAST_WEIGHT = 1e-30  # its logarithm is as quick as any; that of 0 is not, and p * log p is 0 for both
+
+
+class Watch(torch.autograd.Function):
+    """Gives a value on as it is, and writes the record of its gradient to a row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, row: Tensor) -> Tensor:
+        """The value."""
+        ctx.row = row
+        # Without the mark of a view, of which FSDP warns on what a model puts out; nothing is changed in place.
+        same: Tensor = torch.ops.aten._unsafe_view.default(x, x.shape)
+        return same
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """The gradient, once it is recorded."""
+        ctx.row.copy_(moments(grads[0]))
+        return grads[0], None
+
+
+def watch(x: Tensor, row: Tensor) -> Tensor:
+    """The value, whose gradient will be recorded in a row."""
+    watched: Tensor = Watch.apply(x, row)  # type: ignore[no-untyped-call]
+    return watched
+
+
+def moments(x: Tensor) -> Tensor:
+    """The record of all entries, in fp32."""
+    x = x.detach().float()
+    low, high = torch.aminmax(x)
+    count = torch.full_like(high, x.numel())
+    return torch.stack((x.sum(), torch.linalg.vector_norm(x), torch.maximum(-low, high), count))
+
+
+def largest_pair(scores_TS: Tensor, causal: bool) -> Tensor:
+    """A record whose maximum is the largest score, with its sign; keys after the query do not count if `causal`."""
+    largest_TS = scores_TS.detach().reshape(-1, *scores_TS.shape[-2:]).amax(0).float()
+    if causal:
+        largest_TS = largest_TS.masked_fill(later(largest_TS), float("-inf"))
+    largest = largest_TS.amax()
+    zero = torch.zeros_like(largest)
+    return torch.stack((zero, zero, largest, zero + 1))
+
+
+def query_parts(q_BHTK: Tensor, k_BHSK: Tensor, causal: bool) -> list[tuple[Tensor, Tensor]]:
+    """Some queries at a time, each part with the keys that it may see."""
+    ends = range(PART, q_BHTK.shape[-2] + PART, PART)
+    return [(q_BHTK[..., end - PART : end, :], k_BHSK[..., :end, :] if causal else k_BHSK) for end in ends]
+
+
+def last_rows(x_TS: Tensor) -> Tensor:
+    """The rows of the last queries, which see the most keys."""
+    return x_TS[..., -QUERIES:, :]
+
+
+def row_entropy(weights: Tensor) -> Tensor:
+    """The record of the rows' entropies, in nats."""
+    p = weights.detach().float()
+    return moments(-torch.linalg.vecdot(p, p.clamp_min(LEAST_WEIGHT).log()))
+
+
+def one_hot(weights: Tensor) -> Tensor:
+    """A record whose mean is the share of rows of which one entry has almost all."""
+    return moments(weights.detach().amax(-1) > ONE_HOT)
+
+
+def saturation(capped: Tensor, cap: float | Tensor, causal: bool = False) -> Tensor:
+    """A record whose mean is `tanh(x / cap)^2`, one minus the slope of the cap."""
+    return seen((capped.detach().float() / cap).square(), causal)
+
+
+def clipped(weights: Tensor, causal: bool = False) -> Tensor:
+    """A record whose mean is the share of entries at 0 or 1."""
+    return seen((weights <= 0) | (weights >= 1), causal)
+
+
+def seen(x: Tensor, causal: bool) -> Tensor:
+    """The record of all entries; if `causal`, of those [..., queries, keys] whose key is not after the query."""
+    if not causal:
+        return moments(x)
+    hidden_TS = later(x)
+    total, norm, peak, count = moments(x.masked_fill(hidden_TS, 0)).unbind()
+    return torch.stack((total, norm, peak, count * (~hidden_TS).float().mean()))
+
+
+def later(x_TS: Tensor) -> Tensor:
+    """Where the key comes after the query; the queries are the last ones."""
+    queries, keys = x_TS.shape[-2:]
+    return torch.ones(queries, keys, dtype=torch.bool, device=x_TS.device).triu(1 + keys - queries)
