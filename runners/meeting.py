@@ -1,7 +1,5 @@
 """Where the processes of a run find each other, anew each time that they are started."""
 
-import os
-import socket
 import time
 from datetime import timedelta
 from uuid import uuid4
@@ -12,31 +10,19 @@ from torch.distributed.rendezvous import rendezvous
 from blockgraph.errors import Place, Problem, SpecError
 from runners.launch import Launch
 
-AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # set by torchrun where it keeps the store itself
 SECONDS = 300.0  # in which every process has to come
-REACH_SECONDS = 10.0
 POLL_SECONDS = 0.02
 
 
 def meet(launch: Launch) -> Store:
-    """A store of these processes alone; raises `SpecError` when torchrun is gone, or another one does not come.
+    """A store of these processes alone; raises `SpecError` in the first of them when another one does not come.
 
     torchrun lets processes that it starts again find what those before them left in its store, and gloo then connects
     to what is gone. So each process leaves a word that nobody used before, under which the first one gives all of
     them one name, until every one has taken it.
     """
-    if os.environ.get(AGENT_STORE) == "True":
-        _reach(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=SECONDS)))
     return PrefixStore(_give(store, launch.size) if launch.leads else _take(store, launch.rank), store)
-
-
-def _reach(host: str, port: int) -> None:
-    """Raise `SpecError` when torchrun no longer keeps its store, for which torch would look for minutes."""
-    try:
-        socket.create_connection((host, port), timeout=REACH_SECONDS).close()
-    except OSError as error:
-        raise _refusal(f"its store at {host}:{port} does not answer: {error.strerror or error}") from None
 
 
 def _give(store: Store, size: int) -> str:
@@ -47,7 +33,7 @@ def _give(store: Store, size: int) -> str:
         missing -= {rank for rank in missing if store.check([f"{name}/taken/{rank}"])}
         if time.monotonic() > end:
             ranks = ", ".join(map(str, sorted(missing)))
-            raise _refusal(f"rank {ranks} did not come within {SECONDS:g} s")
+            raise SpecError([Problem(f"rank {ranks} did not come within {SECONDS:g} s", Place("torchrun", 0))])
         time.sleep(POLL_SECONDS)
     return name
 
@@ -58,7 +44,3 @@ def _take(store: Store, rank: int) -> str:
     name: str = store.get(f"name/{word}").decode()
     store.set(f"{name}/taken/{rank}", "")
     return name
-
-
-def _refusal(message: str) -> SpecError:
-    return SpecError([Problem(message, Place("torchrun", 0))])

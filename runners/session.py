@@ -66,6 +66,11 @@ class Inputs:
         """A hash of each, under the key of the run file that asks for it."""
         return {"model": canonical.digest(self.graph), "tokenizer": self.tokenizer.digest, "data": self.data.digest}
 
+    @property
+    def recorded(self) -> dict[str, str]:
+        """What a checkpoint keeps of them: the digests, and the choices made for this device."""
+        return self.digests | recorded(self.graph) | compiling.recorded(self.compiling)
+
 
 def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: Stop, launch: Launch) -> Outcome:
     """Train from the newest good checkpoint, or from the beginning, and write down how it ended.
@@ -103,7 +108,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
             progress,
             pace,
             inputs.data.bytes_per_token,
-            inputs.digests | recorded(inputs.graph) | compiling.recorded(inputs.compiling),
+            inputs.recorded,
         )
         if saved:
             intact.refuse_tensors(saved, trainer.tensors()["model"])
@@ -167,7 +172,7 @@ def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
 def _refuse_others(run: RunFile, directory: RunDir, saved: Checkpoint, inputs: Inputs) -> None:
     """Raise `SpecError` when the checkpoint is not whole, or was trained from something else than was found now."""
     watch = Watch(run.config.train).state()
-    intact.refuse_state(saved, {"inputs": inputs.digests, "watch": watch, "passed": [[0]]})
+    intact.refuse_state(saved, {"inputs": inputs.recorded, "watch": watch, "passed": [[0]]})
     problems = Problems()
     for key, digest in inputs.digests.items():
         if saved.state["inputs"][key] != digest:

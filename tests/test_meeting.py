@@ -7,8 +7,9 @@ import pytest
 from torch.distributed import TCPStore
 
 from blockgraph.errors import SpecError
-from runners import meeting
+from runners import meeting, orphan
 from runners.launch import Launch
+from runners.stop import Stop
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def kept(monkeypatch):
     """A store that outlives those who meet on it, as that of torchrun does."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{store.port}", "RANK": "0", "WORLD_SIZE": "3"}
-    for name, value in (place | {meeting.AGENT_STORE: "True"}).items():
+    for name, value in (place | {orphan.AGENT_STORE: "True"}).items():
         monkeypatch.setenv(name, value)
     return store
 
@@ -64,4 +65,4 @@ def test_a_torchrun_that_is_gone_is_told_at_once(kept, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1")
     told = r"^torchrun: error: its store at 127.0.0.1:1 does not answer: Connection refused$"
     with pytest.raises(SpecError, match=told):
-        meeting.meet(Launch(0, 0, 3))
+        orphan.watch(Launch(), Stop())
