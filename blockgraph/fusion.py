@@ -35,10 +35,13 @@ class Target:
 class Fusion(Op):
     """An op that a pass puts in the place of a chain that fits its pattern; no spec can name it.
 
-    Each node of the chain reads the value of the one before, and nobody else does.
+    Each node of the chain reads the value of the one before, and nobody else does. What a kernel does not give of the
+    values between can be computed again, for the last queries or for some at a time: ports `queries` and `keys`.
     """
 
     pattern: ClassVar[tuple[Step, ...]]
+    queries: ClassVar[str]
+    keys: ClassVar[str]
 
     @classmethod
     def of(cls, chain: Sequence[Node], graph: Graph) -> "tuple[Fusion, Mapping[str, Ref]]":

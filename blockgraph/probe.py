@@ -25,6 +25,7 @@ class Probe:
     In `text`, `{out}` is the op's value, and `{x}`, `{weight}`, `{cap}` its ports, tensors and numbers by name. Where
     `gradient` names a port, or is `out`, the gradient on that edge is recorded instead. `name` stands in the series'
     names between node and quantity. `entries` is the size of what is the same in every forward pass, such as a weight.
+    Attention is recorded of the last queries alone, unless it says `every_query`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Probe:
     text: str = ""
     gradient: str = ""
     entries: int | None = None
+    every_query: bool = False
 
 
 def sizes(what: str, group: Group, unit: str = "1") -> tuple[Quantity, ...]:

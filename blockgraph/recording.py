@@ -1,9 +1,10 @@
 """Lines of a forward pass that record: gradients on their edges, values behind the nodes that give them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from string import Formatter
 from typing import TYPE_CHECKING
 
+from blockgraph.fusion import Fusion
 from blockgraph.graph import Node
 from blockgraph.layout import statement
 from blockgraph.probes import Point
@@ -15,7 +16,7 @@ INDENT = 8  # of the lines of a method
 
 
 class Recording:
-    """The points of one class, each with its row of `self.records`; what is measured twice is written twice."""
+    """The points of one class, each with its row of `self.records`; what is measured twice is copied from there."""
 
     def __init__(self, text: "ClassText"):
         self.text = text
@@ -24,43 +25,67 @@ class Recording:
 
     def line(self, node: Node, indent: int) -> list[str]:
         """The line of a node with the gradients at its edges watched, and the lines that record its values."""
-        points = [point for point in self.text.points if point.node and point.node.path == node.path]
+        points = self._at([node])
         edges = {point.probe.gradient: self._row(point) for point in points if point.probe.gradient}
-        ports = {
-            port: f"watch({self.text.value(ref)}, {edges[port]})" for port, ref in node.data().items() if port in edges
-        }
-        expression = self.text.expression(node, ports=ports)
+        reads = {port: self.text.value(ref) for port, ref in node.data().items()}
+        watched = {port: f"watch({reads[port]}, {edges[port]})" for port in reads.keys() & edges.keys()}
+        expression = self.text.expression(node, ports=watched)
         result = f"watch({expression}, {edges['out']})" if "out" in edges else expression
         lines = self.text.assigned(node, result, indent)
-        return [*lines, *self._inside(node, indent), *self._records(points, indent)]
-
-    def _inside(self, node: Node, indent: int) -> list[str]:
-        """The steps that a fused node replaces, taken once more as far as probes read them, apart from training."""
-        steps = node.replaces[:-1]
-        points = [
-            [point for point in self.text.points if point.node and point.node.path == step.path] for step in steps
-        ]
-        needed = max((number for number, found in enumerate(points, 1) if found), default=0)
-        lines = []
-        for step, found in zip(steps[:needed], points, strict=False):
-            outside = {port: ref for port, ref in step.data().items() if ref.owner not in {s.path for s in steps}}
-            ports = {port: f"{self.text.value(ref)}.detach()" for port, ref in outside.items()}
-            expression = self.text.expression(step, ports=ports)
-            lines += [*self.text.assigned(step, expression, indent), *self._records(found, indent)]
-        return lines
+        return [*lines, *self._records(points, indent), *self._inside(node, indent)]
 
     def outputs(self) -> list[str]:
         """The lines that record what the graph gives."""
         return self._records([point for point in self.text.points if not point.node], INDENT)
 
+    def _inside(self, fused: Node, indent: int) -> list[str]:
+        """Lines that compute again the values that a fused node does not give, and record them."""
+        chain = fused.replaces[:-1]
+        points = self._at(chain)
+        if not points:
+            return []
+        every = [point for point in points if point.probe.every_query]
+        some = [point for point in points if not point.probe.every_query]
+        names = ", ".join(node.name for node in chain)
+        lines = [f"{' ' * indent}with torch.no_grad():  # {names}, which the kernel above does not give"]
+        return [*lines, *self._parts(fused, every, indent + 4), *self._last(fused, some, indent + 4)]
+
+    def _parts(self, fused: Node, points: Sequence[Point], indent: int) -> list[str]:
+        """The first node of the chain for some queries at a time, for what is recorded of all of them."""
+        if not points:
+            return []
+        first, ports = fused.replaces[0], _ports(fused)
+        given = ", ".join(self.text.value(first.inputs[port]) for port in ports)
+        loop = f"{' ' * indent}for queries, keys in query_parts({given}, {self.text.graph.causal}):"
+        part = self.text.expression(first, ports=dict(zip(ports, ("queries", "keys"), strict=True)))
+        lines = [loop, *self.text.assigned(first, part, indent + 4)]
+        for point in points:
+            record = f"torch.fmax({self._row(point)}, {self._measured(point)})"
+            lines += statement(self._row(point), record, _about(point), indent + 4)
+        return lines
+
+    def _last(self, fused: Node, points: Sequence[Point], indent: int) -> list[str]:
+        """The chain for the last queries, as far as something of it is recorded."""
+        lines, first, (queries, _) = [], fused.replaces[0], _ports(fused)
+        part = {queries: f"last_rows({self.text.value(first.inputs[queries])})"}
+        for node in fused.replaces[:-1]:
+            if points:
+                here = [point for point in points if point in self._at([node])]
+                lines += self.text.assigned(node, self.text.expression(node, ports=part), indent)
+                lines += self._records(here, indent)
+                points, part = [point for point in points if point not in here], {}
+        return lines
+
+    def _at(self, nodes: Iterable[Node]) -> list[Point]:
+        paths = {node.path for node in nodes}
+        return [point for point in self.text.points if point.node and point.node.path in paths]
+
     def _records(self, points: Iterable[Point], indent: int) -> list[str]:
         lines = []
         for point in points:
             if not point.probe.gradient:
-                names = ", ".join(quantity.name for quantity in point.probe.quantities)
-                about = ".".join(word for word in (point.place, point.probe.name, names) if word)
                 measured = self._measured(point)
-                lines += statement(self._row(point), self.measured.get(measured, measured), about, indent)
+                lines += statement(self._row(point), self.measured.get(measured, measured), _about(point), indent)
                 self.measured[measured] = self._row(point)
         return lines
 
@@ -76,3 +101,19 @@ class Recording:
             assert point.node
             words[name] = self.text.site(point.node).number(numbers[name])
         return point.probe.text.format(**words, causal=self.text.graph.causal)
+
+
+def _ports(fused: Node) -> tuple[str, str]:
+    """The ports of a chain's first node that read the queries and the keys."""
+    assert isinstance(fused.op, Fusion)
+    wanted = [fused.inputs[port] for port in (fused.op.queries, fused.op.keys)]
+    ports = list(fused.replaces[0].inputs)
+    queries = next(port for port in ports if fused.replaces[0].inputs[port] == wanted[0])
+    keys = next(port for port in ports if fused.replaces[0].inputs[port] == wanted[1] and port != queries)
+    return queries, keys
+
+
+def _about(point: Point) -> str:
+    """What a line records, in a comment."""
+    names = ", ".join(quantity.name for quantity in point.probe.quantities)
+    return ".".join(word for word in (point.place, point.probe.name, names) if word)

@@ -27,7 +27,6 @@ from runners.checkpoint import Checkpoint, Checkpoints
 from runners.compiling import EAGER, Compiling
 from runners.launch import Launch
 from runners.loop import Loop
-from runners.lowering import KEY as LOWERING
 from runners.lowering import begun_with, lowered, recorded
 from runners.metrics import Metrics, rows
 from runners.objective import Objective, objective
@@ -67,6 +66,11 @@ class Inputs:
         """A hash of each, under the key of the run file that asks for it."""
         return {"model": canonical.digest(self.graph), "tokenizer": self.tokenizer.digest, "data": self.data.digest}
 
+    @property
+    def recorded(self) -> dict[str, str]:
+        """What a checkpoint keeps of them: the digests, and the choices made for this device."""
+        return self.digests | recorded(self.graph) | compiling.recorded(self.compiling)
+
 
 def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: Stop, launch: Launch) -> Outcome:
     """Train from the newest good checkpoint, or from the beginning, and write down how it ended.
@@ -104,7 +108,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
             progress,
             pace,
             inputs.data.bytes_per_token,
-            inputs.digests | recorded(inputs.graph) | compiling.recorded(inputs.compiling),
+            inputs.recorded,
         )
         if saved:
             intact.refuse_tensors(saved, trainer.tensors()["model"])
@@ -168,8 +172,7 @@ def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
 def _refuse_others(run: RunFile, directory: RunDir, saved: Checkpoint, inputs: Inputs) -> None:
     """Raise `SpecError` when the checkpoint is not whole, or was trained from something else than was found now."""
     watch = Watch(run.config.train).state()
-    kept = inputs.digests | dict.fromkeys((LOWERING, compiling.KEY), "")
-    intact.refuse_state(saved, {"inputs": kept, "watch": watch, "passed": [[0]]})
+    intact.refuse_state(saved, {"inputs": inputs.recorded, "watch": watch, "passed": [[0]]})
     problems = Problems()
     for key, digest in inputs.digests.items():
         if saved.state["inputs"][key] != digest:

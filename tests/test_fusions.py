@@ -106,7 +106,7 @@ def test_what_a_fused_core_does_not_keep_is_recorded_apart_and_changes_no_bit(bl
     def taken(lowering: str, *probes: str) -> tuple[Any, list[torch.Tensor]]:
         module = bg.compile(block, d_model=64, n_heads=4, lowering=lowering, probes=probes)
         if probes:
-            module.records = torch.zeros(len(module.probes.of(module.graph)), 4)
+            module.records = torch.full((len(module.probes.of(module.graph)), 4), torch.nan)
         x = torch.randn(2, 40, 64, generator=torch.Generator().manual_seed(1), requires_grad=True)
         y = module(x)
         y.square().mean().backward()

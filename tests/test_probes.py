@@ -208,6 +208,25 @@ def same(found, expected, bound=1e-5):
         assert found[name] == pytest.approx(value, rel=bound, abs=bound / 1000, nan_ok=True), name
 
 
+@pytest.mark.parametrize(
+    ("method", "lowering"), [("qk_norm", "sdpa"), ("soft_temp", "sdpa"), ("soft_clip", "blockwise")]
+)
+@pytest.mark.parametrize("seq", [13, 300])
+def test_values_that_a_fused_kernel_does_not_give_are_those_of_the_nodes(method, lowering, seq):
+    given = {name: tokens(batch=2, seq=seq + 1) for name in ("explicit", lowering)}
+    found = [
+        recorded(bg.compile("gpt", block=method, lowering=name, probes=["**"], **SIZES), x) for name, x in given.items()
+    ]
+    same(*found, bound=1e-4)
+
+
+def test_values_inside_a_fused_kernel_take_no_part_in_the_gradient():
+    model = bg.compile("gpt", block="qk_norm", lowering="sdpa", probes=["attention"], **SIZES)
+    text = model.source
+    before, after = (text.index(word, text.index("def probed")) for word in ("with torch.no_grad():", "attn_merge ="))
+    assert before < text.index("softmax(attn_mask)", before) < after
+
+
 @pytest.mark.parametrize("name", ["adamw", "stable_adamw", "muon"])
 @pytest.mark.parametrize("rate", [1e-2, 1e-3])
 def test_an_update_times_the_learning_rate_is_what_a_parameter_moves_by(name, rate):

@@ -106,7 +106,7 @@ def test_plain_lines_say_where_the_run_is(tmp_path, tiny, capfd):
     assert out[1].startswith("12 steps of 64 tokens: ")
     assert out[2] == "validation: the same 64 held-out tokens, every 4 steps"
     assert out[3] == "loss: plain (auto: the logits of a micro-batch take 0.1 MiB)"
-    assert out[4] == "compile: off (auto: 12 steps are too few, compiling takes about 50 s)"
+    assert out[5] == "compile: off (auto: 12 steps are too few, compiling takes about 50 s)"
     steps = [line for line in out if line.startswith("step ") and "tok/s" in line]
     assert [line[: len("step 12/12")] for line in steps] == [f"step {number:>2}/12" for number in (1, 4, 6, 8, 12)]
     figures = r"loss \d\.\d{4}  grad [\d.]+  [\d,]+ tok/s  [\d.]+% of peak  0:00 left"

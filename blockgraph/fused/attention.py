@@ -18,7 +18,7 @@ from blockgraph.ops.soft_temp import SoftTemp
 from blockgraph.ops.softmax import Softmax
 from blockgraph.types import Flow, Type
 
-LONG = 512  # tokens from which fused kernels are faster than the chain on the CPU (docs/log.md, 2026-11-22)
+LONG = 1024  # tokens from which fused kernels are faster than the chain on the CPU (docs/log.md, attention core)
 
 
 class Attention(Fusion):
@@ -38,6 +38,9 @@ class Attention(Fusion):
         Step((SoftClip,), optional=True),
         Step((Matmul,)),
     )
+
+    queries: ClassVar = "q"
+    keys: ClassVar = "k"
 
     factors: dict[str, Number]
     cap: dict[str, Number]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 QUERIES = 64  # the last ones of a sequence, of which rows of attention are recorded
+PART = 256  # queries whose scores are made again at a time
 ONE_HOT = 0.9
 LEAST_WEIGHT = 1e-30  # its logarithm is as quick as any; that of 0 is not, and p * log p is 0 for both
 
@@ -50,6 +51,12 @@ def largest_pair(scores_TS: Tensor, causal: bool) -> Tensor:
     largest = largest_TS.amax()
     zero = torch.zeros_like(largest)
     return torch.stack((zero, zero, largest, zero + 1))
+
+
+def query_parts(q_BHTK: Tensor, k_BHSK: Tensor, causal: bool) -> list[tuple[Tensor, Tensor]]:
+    """Some queries at a time, each part with the keys that it may see."""
+    ends = range(PART, q_BHTK.shape[-2] + PART, PART)
+    return [(q_BHTK[..., end - PART : end, :], k_BHSK[..., :end, :] if causal else k_BHSK) for end in ends]
 
 
 def last_rows(x_TS: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from blockgraph.dims import Size
 from blockgraph.errors import OpError
 from blockgraph.fields import Finite
 from blockgraph.op import Op, Site, Style
-from blockgraph.probe import Probe, Quantity, average
+from blockgraph.probe import Probe, Quantity
 from blockgraph.types import TOKENS, Flow, Type
 
 
@@ -62,6 +62,8 @@ class Matmul(Op):
     def probes(self, a: Type, b: Type) -> tuple[Probe, ...]:
         """The largest attention logit, where the product is one for each pair of tokens."""
         about = "largest product, of a query with a key that is not after it where the graph is causal"
-        largest = average("largest_pair({out}, {causal})", Quantity("max", "max", "attention", about))
+        largest = Probe(
+            "", (Quantity("max", "max", "attention", about),), "largest_pair({out}, {causal})", every_query=True
+        )
         result = self.infer(a, b)
         return (largest,) if result.flow is Flow.PAIRS and result.sizes[-2:] == (TOKENS, TOKENS) else ()
