@@ -15,6 +15,7 @@ import blockgraph as bg
 from blockgraph.kernels.base import GraphModule
 from blockgraph.library import shipped
 from blockgraph.memory import Setting, rehearse
+from blockgraph.recompute import EVERYTHING, NOTHING
 from runners import sharding
 from runners.config import Train
 from runners.launch import Launch
@@ -41,7 +42,7 @@ def main() -> None:
     print(f"{'block':<14} {'ranks':>5} {'checkpointing':>14} {'planned':>9} {'allocator':>18} {'process':>18}")
     for block in (name for name, path in shipped().items() if path.parent.name == "blocks"):
         for ranks in (None, RANKS):
-            for recompute in (False, True):
+            for recompute in (NOTHING, EVERYTHING, ("attn",)):
                 print(line(block, Setting(SEQ, torch.bfloat16, ranks, recompute)), flush=True)
 
 
@@ -51,7 +52,7 @@ def line(block: str, setting: Setting) -> str:
     step = partial(forward_and_backward, model_of(graph, setting))
     step()
     measured = [f"{size / MB:9.1f} {size / planned - 1:+8.1%}" for size in (allocated(step), grown(step))]
-    how = f"{setting.ranks or 1:>5} {'block' if setting.recompute else 'none':>14}"
+    how = f"{setting.ranks or 1:>5} {', '.join(name or 'block' for name in setting.recompute) or 'none':>14}"
     return f"{block:<14} {how} {planned / MB:9.1f} {' '.join(measured)}"
 
 
@@ -59,10 +60,9 @@ def model_of(graph: bg.Graph, setting: Setting) -> GraphModule:
     """The model as the runner makes it."""
     mesh = init_device_mesh("cpu", (RANKS,)) if setting.ranks else None
     with torch.device("meta"):
-        model: GraphModule = bg.compile(graph)
+        model: GraphModule = bg.compile(graph, recompute=setting.recompute)
     model.compute_dtype = setting.dtype
-    config = Train(checkpointing="block" if setting.recompute else "none")
-    sharding.place(model, config, World(Launch(size=setting.ranks or 1), CPU, mesh), compiled=False)
+    sharding.place(model, Train(), World(Launch(size=setting.ranks or 1), CPU, mesh), compiled=False)
     return model
 
 

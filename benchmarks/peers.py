@@ -114,7 +114,8 @@ def x_transformers(shape: Shape, flash: bool) -> Peer:
 
     layers = Decoder(
         dim=shape.width, depth=shape.layers, heads=shape.heads, attn_dim_head=shape.width // shape.heads,
-        rotary_pos_emb=True, rotary_emb_dim=shape.width // shape.heads, ff_relu_squared=True, attn_flash=flash, ff_no_bias=True,
+        rotary_pos_emb=True, rotary_emb_dim=shape.width // shape.heads, ff_relu_squared=True, ff_no_bias=True,
+        attn_flash=flash,
     )  # fmt: skip
     sizes = {"num_tokens": shape.vocab, "max_seq_len": shape.seq}
     model = TransformerWrapper(**sizes, attn_layers=layers, use_abs_pos_emb=False)

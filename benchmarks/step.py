@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import blockgraph
+from blockgraph.fused import FUSIONS
+from blockgraph.fusion import Target
+from blockgraph.passes import fuse
 from runners import sharding
 from runners.config import RunConfig
 from runners.launch import Launch
@@ -84,6 +87,7 @@ def ours(shape: Shape, block: str, compiled: bool) -> Callable[[], object]:
     })  # fmt: skip
     sizes = {"n_layers": shape.layers, "d_model": shape.width, "n_heads": shape.heads, "vocab": shape.vocab}
     graph = blockgraph.load("gpt", block=block, **sizes)
+    graph = fuse(graph, FUSIONS, target=Target(shape.seq, config.train.precision, CPU.type, compiled))
     world = World(Launch(), CPU)
     with torch.device("meta"):
         model = blockgraph.compile(graph)

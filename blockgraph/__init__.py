@@ -14,11 +14,25 @@ from blockgraph.load import Setting, load
 from blockgraph.ops import OPS
 from blockgraph.passes import fuse
 from blockgraph.probes import chosen, recorded
+from blockgraph.recompute import EVERYTHING, NOTHING
 
 if TYPE_CHECKING:
     from blockgraph.compare import Diff
 
-__all__ = ["OPS", "Cost", "Graph", "SpecError", "compile", "cost", "diff", "digest", "load", "render", "text"]
+__all__ = [
+    "EVERYTHING",
+    "OPS",
+    "Cost",
+    "Graph",
+    "SpecError",
+    "compile",
+    "cost",
+    "diff",
+    "digest",
+    "load",
+    "render",
+    "text",
+]
 
 
 def compile(
@@ -27,6 +41,7 @@ def compile(
     seed: int = 0,
     lowering: str = "auto",
     probes: Sequence[str] = (),
+    recompute: Sequence[str] = NOTHING,
     **settings: Setting,
 ) -> Any:
     """An `nn.Module` of a checked graph, or of a spec by name or path with its settings.
@@ -34,12 +49,14 @@ def compile(
     `seed` decides the initial values; inside `with torch.device("meta")` nothing is allocated. `lowering` is how the
     attention core is computed: `explicit` (node by node, and what `auto` takes, which does not know the length here),
     `sdpa`, `blockwise` or `flex`. `probes` names what the module can record, as `log.probes` of a run file does.
-    Raises `SpecError`, also for a core that cannot be lowered so.
+    `recompute` names nodes and groups of the blocks, such as `attn` or `ff.fc1`, whose values are not kept for the
+    backward pass but computed there again; `EVERYTHING` recomputes all inside the blocks. Raises `SpecError`, also for
+    a core that cannot be lowered so.
     """
     from blockgraph.model import build  # torch is imported only by those who compile
 
-    graph = fuse(_graph(spec, settings), FUSIONS, lowering)
-    return build(graph, seed, recorded(graph, chosen(graph, probes)))
+    graph = _graph(spec, settings)
+    return build(fuse(graph, FUSIONS, lowering), seed, recorded(graph, chosen(graph, probes)), recompute)
 
 
 def cost(spec: Graph | str, **settings: Setting) -> Cost:

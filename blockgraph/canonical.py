@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -17,7 +16,7 @@ def canonical(graph: Graph) -> dict[str, Any]:
     """Everything that decides what the graph computes and how it is trained, as JSON data."""
     return {
         "inputs": {name: [_data(size) for size in kind.sizes] for name, kind in graph.inputs.items()},
-        "nodes": {node.path: _node(node) for node in sorted(written(graph), key=lambda node: node.path)},
+        "nodes": {path: _node(node) for path, node in sorted(graph.unfused().nodes.items())},
         "outputs": {name: str(ref) for name, ref in graph.outputs.items()},
     }
 
@@ -30,12 +29,6 @@ def digest(graph: Graph) -> str:
 def text(graph: Graph) -> str:
     """One whole spec, slots and blocks included, that loads to this graph again."""
     return yaml.safe_dump(dict(graph.source), sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
-
-
-def written(graph: Graph) -> Iterator[Node]:
-    """The nodes as the spec has them: for a fused node those that it replaces."""
-    for node in graph.nodes.values():
-        yield from node.replaces or (node,)
 
 
 def _node(node: Node) -> dict[str, Any]:

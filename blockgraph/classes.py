@@ -6,8 +6,9 @@ peak those of one block, not of every layer. torch.compile frees each after its 
 
 import builtins
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -20,9 +21,11 @@ from blockgraph.layout import docstring, one_line, signature, statement
 from blockgraph.loops import listed, loops
 from blockgraph.op import Param, Site, State
 from blockgraph.probes import Point
+from blockgraph.recompute import NOTHING, again
 from blockgraph.recording import Recording
 
 BODY = " " * 8
+Line = Callable[[Node, int], list[str]]  # the lines of a node, with their indent
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -30,8 +33,9 @@ NONE: Mapping[str, str] = MappingProxyType({})
 class ClassText:
     """One class in the making.
 
-    `blocks` names the classes of each stack's blocks, `shared` the paths that layers take from the first one,
-    `carried` what the module defines elsewhere, and `points` what it records where it is probed.
+    `blocks` names the classes of each stack's blocks, `shared` the paths that layers take from the first one, `carried`
+    what the module defines elsewhere, `points` what it records where it is probed, and `recompute` what the backward
+    pass computes again.
     """
 
     graph: Graph
@@ -40,6 +44,7 @@ class ClassText:
     shared: tuple[str, ...]
     carried: Iterable[str]
     points: tuple[Point, ...] = ()
+    recompute: tuple[str, ...] = NOTHING
 
     def __post_init__(self) -> None:
         inputs = {name for kind in self.graph.inputs.values() for size in kind.sizes for name in size.names}
@@ -48,6 +53,7 @@ class ClassText:
         for ref in self.values():
             self.variables[ref] = unique(re.sub(r"[^A-Za-z0-9]+", "_", str(ref)), taken)
             taken.add(self.variables[ref])
+        self.taken = taken
         self.constants = Constants()
 
     def text(self) -> str:
@@ -63,28 +69,23 @@ class ClassText:
         """Everything that is held in a variable."""
         yield from (Ref("input", name) for name in self.graph.inputs)
         for node in self.graph.nodes.values():
-            yield from (Ref("node", node.path, port) for port in node.outputs)
-        for node in self.graph.nodes.values():
-            yield from (Ref("node", inner.path, inner.outputs[0]) for inner in node.replaces[:-1])
+            steps = (*node.replaces[:-1], node)  # a probe may read what a fused node does not keep
+            yield from (Ref("node", step.path, port) for step in steps for port in step.outputs)
 
     def constructor(self) -> list[str]:
         """The declarations, in running order."""
         lines = ["    def __init__(self, layer: int = 0) -> None:", f"{BODY}super().__init__()"]
         for node in self.graph.nodes.values():
             lines += self.stack(node) if node.blocks else self.tensors(node)
-            lines += [line for inner in node.replaces[:-1] for line in self.numbers(inner)]
         return [*lines, *[f"{BODY}self.records: Tensor | None = None"] * bool(self.points)]
 
     def tensors(self, node: Node) -> list[str]:
         """The declarations of one node."""
         calls = [self.declaration(node, param, _group(param)) for param in node.params]
         calls += [self.declaration(node, state, _kept(state)) for state in node.states]
-        return [*(line for call in calls for line in statement("", call)), *self.numbers(node)]
-
-    def numbers(self, node: Node) -> list[str]:
-        """The declarations of one node's constants."""
-        numbers = self.constants.by_owner.get(_path(node), {})
-        calls = [f'self.declare_constant("{path}", {number})' for path, number in numbers.items()]
+        for step in (*node.replaces[:-1], node):
+            numbers = self.constants.by_owner.get(_path(step), {})
+            calls += [f'self.declare_constant("{path}", {number})' for path, number in numbers.items()]
         return [line for call in calls for line in statement("", call)]
 
     def declaration(self, node: Node, tensor: Param | State, group: list[str]) -> str:
@@ -122,18 +123,42 @@ class ClassText:
     def head(self, name: str) -> list[str]:
         """The signature of a forward pass."""
         inputs = [f"{self.variables[Ref('input', name)]}: Tensor" for name in self.graph.inputs]
-        return signature(name, inputs, "Tensor" if len(self.graph.outputs) == 1 else "tuple[Tensor, ...]")
+        return signature(name, ["self", *inputs], _given(self.graph.outputs))
 
-    def body(self, line: Callable[[Node], list[str]], last: Callable[[], list[str]]) -> list[str]:
-        """The lines of all nodes under the titles of their groups, the last ones, and the results."""
+    def body(self, line: Line, last: Callable[[], list[str]]) -> list[str]:
+        """The lines of all nodes, `line` for each, with the last ones and the results."""
         lines: list[str] = []
-        for group, nodes in groupby(self.graph.nodes.values(), key=self.group):
-            title = self.graph.groups[group].title if group else ""
-            lines += [f"{BODY}# {group}: {one_line(title)}"] if title else []
-            for node in nodes:
-                lines += self.loop(node) if node.blocks else line(node)
+        for repeated, found in groupby(self.graph.nodes.values(), key=partial(again, names=self.recompute)):
+            nodes = list(found)
+            lines += self.part(nodes, line) if repeated else self.lines(nodes, line)
         results = [self.value(ref) for ref in self.graph.outputs.values()]
         return [*lines, *last(), f"{BODY}return {', '.join(results)}"]
+
+    def lines(self, nodes: Iterable[Node], line: Line, indent: int = len(BODY)) -> list[str]:
+        """The lines of some nodes, those of a group under its title."""
+        lines: list[str] = []
+        for group, members in groupby(nodes, key=self.group):
+            title = self.graph.groups[group].title if group else ""
+            lines += [f"{' ' * indent}# {group}: {one_line(title)}"] if title else []
+            for node in members:
+                lines += self.loop(node) if node.blocks else line(node, indent)
+        return lines
+
+    def part(self, nodes: list[Node], line: Line) -> list[str]:
+        """Nodes as a function that the backward pass calls again; what it reads and gives is all that is kept."""
+        inside = {node.path for node in nodes}
+        read = {ref: None for node in nodes for ref in node.inputs.values() if ref.owner not in inside}
+        users = [node.inputs.values() for node in self.graph.nodes.values() if node.path not in inside]
+        wanted = {ref for refs in (*users, self.graph.outputs.values()) for ref in refs}
+        made = [Ref("node", node.path, port) for node in nodes for port in node.outputs]
+        names = [self.variables[ref] for ref in read if ref.kind != "param"]
+        results = [self.variables[ref] for ref in made if ref in wanted]
+        name = unique("part", self.taken)
+        self.taken.add(name)
+        head = signature(name, [f"{word}: Tensor" for word in names], _given(results), len(BODY))
+        body = [*self.lines(nodes, line, len(BODY) + 4), f"{BODY}    return {', '.join(results)}"]
+        call = statement(", ".join(results), f"recomputed({', '.join([name, *names])})")
+        return ["", *head, *body, "", *call]
 
     def group(self, node: Node) -> str:
         """Path of the group that a node, or the owner of the port it is written on, stands in."""
@@ -150,9 +175,9 @@ class ClassText:
         assert not wanted, wanted
         return lines
 
-    def line(self, node: Node, form: str = "{}") -> list[str]:
-        """The line of one node; `form` is put round its parameters."""
-        return self.assigned(node, self.expression(node, form))
+    def line(self, node: Node, indent: int = len(BODY)) -> list[str]:
+        """The line of one node."""
+        return self.assigned(node, self.expression(node), indent)
 
     def assigned(self, node: Node, expression: str, indent: int = len(BODY)) -> list[str]:
         """The line that gives an expression to a node's variables."""
@@ -183,7 +208,7 @@ class ClassText:
         lines = [f"    def {method}(self) -> None:"]
         for path, node in self.graph.nodes.items():
             lines += acting.get(path, [])
-            lines += self.line(node, "full({})") if path in needed else []
+            lines += self.assigned(node, self.expression(node, "full({})")) if path in needed else []
         return lines
 
     def action(self, node: Node, method: str) -> list[str]:
@@ -246,6 +271,10 @@ def unique(word: str, taken: Container[str]) -> str:
     while name in taken:
         name, count = f"{word}_{count}", count + 1
     return name
+
+
+def _given(results: Collection[str]) -> str:
+    return "Tensor" if len(results) == 1 else "tuple[Tensor, ...]"
 
 
 def _quoted(path: str) -> str:

@@ -13,6 +13,7 @@ from blockgraph.errors import Place, Problem, SpecError, near_miss
 from blockgraph.figure import dot, engine, mermaid, tikz
 from blockgraph.figure.collapse import readable
 from blockgraph.figure.compose import compose
+from blockgraph.figure.heat import Measured, heated
 from blockgraph.figure.overlay import overlay, panels
 from blockgraph.figure.parts import Scene
 from blockgraph.figure.picture import PLAIN, Detail, Picture, picture
@@ -37,6 +38,7 @@ class Options:
     title: str | None = None
     legend: bool = True
     aligned: bool = True
+    measured: Measured | None = None
 
 
 def render(
@@ -80,18 +82,19 @@ def save(scene: Scene, path: str | Path) -> Path:
     if found in TEXTS:
         return write(path, TEXTS[found](scene))
     if found == ".svg":
-        return write(path, _svg(scene, str(path)))
+        return write(path, svg_of(scene, str(path)))
     return write(path, engine.draw(dot.dot(scene), "pdf" if found == ".pdf" else "png", str(path)))
 
 
 def svg(shown: Graph | Diff) -> str:
     """The SVG of a graph, or of two graphs side by side; raises `SpecError` where Graphviz is missing."""
-    return _svg(figure(shown) if isinstance(shown, Graph) else beside(shown))
+    return svg_of(figure(shown) if isinstance(shown, Graph) else beside(shown))
 
 
 def figure(graph: Graph, options: Options = Options()) -> Scene:
     """The figure of a graph."""
-    drawn = readable(picture(graph, options.detail))
+    drawn = picture(graph, options.detail)
+    drawn = readable(heated(drawn, options.measured) if options.measured else drawn)
     return _finished(_composed([drawn], graph, options)[0], graph.title or graph.name, _lines(graph, options), options)
 
 
@@ -134,6 +137,7 @@ def _finished(scene: Scene, title: str, lines: Sequence[str], options: Options) 
 def _lines(graph: Graph, options: Options) -> list[str]:
     """What stands below the title: where it is from, and what it costs in total."""
     lines = [graph.paper] if graph.paper else []
+    lines += [options.measured.told] if options.measured else []
     if options.detail.cost:
         costs, seq = cost(graph), options.detail.seq
         work = short(costs.flops(1, seq), "FLOP")
@@ -141,7 +145,8 @@ def _lines(graph: Graph, options: Options) -> list[str]:
     return lines
 
 
-def _svg(scene: Scene, path: str = "figure.svg") -> str:
+def svg_of(scene: Scene, path: str = "figure.svg") -> str:
+    """The SVG of a scene; raises `SpecError` where Graphviz is missing."""
     return finished(engine.draw(dot.dot(scene), "svg", path), scene)
 
 

@@ -1,7 +1,9 @@
-"""Files written whole or not at all."""
+"""Files and folders written whole or not at all."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from blockgraph.errors import Place, Problem, SpecError
@@ -14,8 +16,7 @@ def write(path: str | Path, data: str | bytes) -> Path:
     try:
         return save(Path(path), data)
     except OSError as error:
-        message = f"cannot write the file: {error.strerror}"
-        raise SpecError([Problem(message, Place(str(path), 0))]) from None
+        raise _refuse(path, f"cannot write the file: {error.strerror}") from None
 
 
 def save(path: Path, data: str | bytes) -> Path:
@@ -37,6 +38,28 @@ def save(path: Path, data: str | bytes) -> Path:
     return path
 
 
+def make_folder(out: Path, fill: Callable[[Path], None]) -> Path:
+    """Make a folder beside its place, fill it, and move it there, so that it stands whole or not at all.
+
+    Raises `SpecError` when something stands there already or the disk does not take it.
+    """
+    if out.exists():
+        raise _refuse(out, "it exists already; name a new folder with -o")
+    try:
+        beside = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise _refuse(out, f"cannot write the folder: {error.strerror}") from None
+    try:
+        fill(beside)
+        beside.chmod(0o755)
+        os.rename(beside, out)
+    except OSError as error:
+        raise _refuse(out, f"cannot write the folder: {error.strerror}") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return out
+
+
 def sync(path: Path) -> None:
     """Wait until a file's content, or a directory's entries, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -44,6 +67,10 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _refuse(path: str | Path, message: str) -> SpecError:
+    return SpecError([Problem(message, Place(str(path), 0))])
 
 
 def _umask() -> int:

@@ -1,5 +1,6 @@
 """Memory that FSDP2 takes on one of several ranks, beside the rank's shards."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from math import prod
@@ -19,6 +20,12 @@ def shard(shape: Sequence[int], ranks: int) -> int:
     return -(-prod(shape[:1]) // ranks) * prod(shape[1:])
 
 
+def shared(units: Iterable[nn.Module]) -> set[nn.Parameter]:
+    """Parameters of more than one unit; the root gathers them with its own."""
+    counts = Counter(parameter for unit in units for parameter in unit.parameters())
+    return {parameter for parameter, count in counts.items() if count > 1}
+
+
 class Gathering:
     """Weights of a model in the compute dtype, as FSDP2 gathers them: each unit for its turn, the rest for the step.
 
@@ -27,11 +34,11 @@ class Gathering:
     that earlier micro-batches have left gradients, whole and in fp32, to which those of this one are added.
     """
 
-    def __init__(
-        self, model: GraphModule, units: list[GraphModule], ledger: Ledger, ranks: int, dtype: torch.dtype, again: bool
-    ):
+    def __init__(self, model: GraphModule, ledger: Ledger, ranks: int, dtype: torch.dtype, again: bool):
+        units = model.blocks()
         self.ledger, self.ranks, self.dtype, self.again = ledger, ranks, dtype, again
         owner = {weight: number for number, unit in enumerate(units) for weight in unit.parameters()}
+        owner |= dict.fromkeys(shared(units), len(units))
         self.group: dict[Tensor, int] = {weight: owner.get(weight, len(units)) for weight in model.parameters()}
         self.groups: list[list[Tensor]] = [[] for _ in range(len(units) + 1)]
         for weight, group in self.group.items():

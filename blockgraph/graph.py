@@ -1,7 +1,7 @@
 """The graph of a spec: frozen nodes with their places, the values between them, and the order they run in."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import networkx as nx
@@ -131,6 +131,12 @@ class Graph:
         if ref.kind == "node":
             return node.types.get(ref.port)
         return next((Type(p.sizes) for p in node.params if p.name == ref.port), None)
+
+    def unfused(self) -> "Graph":
+        """The graph as its spec has it: chains in the place of the fused nodes, in its blocks too."""
+        written = (step for node in self.nodes.values() for step in node.replaces or (node,))
+        nodes = {node.path: replace(node, blocks=tuple(map(Graph.unfused, node.blocks))) for node in written}
+        return replace(self, nodes=nodes, decisions=())
 
     def users(self) -> dict[Ref, list[str]]:
         """Paths of the nodes that read each value."""

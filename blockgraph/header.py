@@ -1,6 +1,7 @@
 """The lines of a spec around its nodes: name, title, dims, slots, sizes, inputs and outputs."""
 
 from collections.abc import Mapping as Table
+from collections.abc import Set
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -79,10 +80,15 @@ def _structure(tree: Mapping) -> Mapping:
     return replace(tree, items=items)
 
 
-def read_dims(header: Header, tree: Mapping, given: Table[str, int | None], problems: Problems) -> Dims:
-    """The dims in the order of the text; `given` values take the place of what the text says, None a faulty one."""
+def read_dims(
+    header: Header, tree: Mapping, given: Table[str, int | None], around: Set[str], problems: Problems
+) -> Dims:
+    """The dims in the order of the text; `given` values take the place of what the text says, None a faulty one.
+
+    Those of `around`, the text that this one is written in, are known without being listed.
+    """
     sizes = {name: Size.symbol(name) for name in RUNTIME}
-    sizes |= {name: Size.symbol(name, given[name]) for name in ("n_layers",) if name in given}
+    sizes |= {name: Size.symbol(name, given[name]) for name in ("n_layers", *sorted(around)) if name in given}
     broken, later = {name for name, value in given.items() if value is None}, set(header.dims)
     dims = Dims(sizes, broken, later, layered=header.kind == "block")
     body = tree.items.get("dims")

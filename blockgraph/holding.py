@@ -28,13 +28,14 @@ class Slot:
 class Found:
     """The text of a block and its folder; `identity` tells one text from another, `name` is its name in a whole text.
 
-    `graph` is what it links to.
+    `inside` says that the text which asks for it holds it too; `graph` is what it links to.
     """
 
     text: Mapping
     folder: Path
     identity: object
     name: str
+    inside: bool = False
     graph: Graph | None = None
 
 
@@ -108,7 +109,7 @@ class Shelf:
         if slot.block in inside:
             text = inside[slot.block]
             if isinstance(text, Mapping):
-                return Found(text, self.folder, id(text), slot.block)
+                return Found(text, self.folder, id(text), slot.block, inside=True)
             self.problems.add(f"a block is a mapping with `block: NAME`, found {describe(text)}", text.place)
             return None
         path = self.library.find(slot.block, slot.folder, slot.place, self.problems, [*self.own_slots().items, *inside])

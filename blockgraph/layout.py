@@ -18,12 +18,13 @@ def statement(target: str, value: str, comment: str = "", indent: int = 8) -> li
     return [f"{start}{head}({note}", *body, f"{place})"]
 
 
-def signature(name: str, inputs: list[str], output: str) -> list[str]:
-    """The first line of a method, or its lines."""
-    line = f"    def {name}({', '.join(['self', *inputs])}) -> {output}:"
+def signature(name: str, inputs: list[str], output: str, indent: int = 4) -> list[str]:
+    """The first line of a function, or its lines."""
+    place = " " * indent
+    line = f"{place}def {name}({', '.join(inputs)}) -> {output}:"
     if len(line) <= WIDTH:
         return [line]
-    return [f"    def {name}(", *(f"        {word}," for word in ["self", *inputs]), f"    ) -> {output}:"]
+    return [f"{place}def {name}(", *(f"{place}    {word}," for word in inputs), f"{place}) -> {output}:"]
 
 
 def docstring(first: str, *rest: str, indent: int = 0) -> list[str]:

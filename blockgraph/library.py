@@ -9,6 +9,7 @@ from blockgraph.errors import Place, Problems, near_miss
 from blockgraph.syntax import Mapping, read
 
 PACKAGE = Path(__file__).resolve().parent
+KINDS = ("blocks", "models", "zoo")  # folders of shipped specs; beside them stand their maps, such as llama3.hf.yaml
 
 
 def shipped_folder() -> Path:
@@ -20,7 +21,8 @@ def shipped_folder() -> Path:
 def shipped() -> dict[str, Path]:
     """Blocks and models that ship with the package, by name."""
     folder = shipped_folder()
-    return {path.stem: path for kind in ("blocks", "models") for path in sorted((folder / kind).glob("*.yaml"))}
+    files = (path for kind in KINDS for path in sorted((folder / kind).glob("*.yaml")))
+    return {path.stem: path for path in files if "." not in path.stem}
 
 
 def is_path(name: str) -> bool:

@@ -1,6 +1,6 @@
 """Placed text to a graph: ops made, names resolved, blocks of stacks found."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from collections.abc import Mapping as Table
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ class Linker:
     """What linking needs around a text: the op table, the library, and what is set for it from outside.
 
     `slots` and `given` are what is set for it, `used` collects the dims that can be set and `lost` the blocks whose
-    dims are not known, `chain` are the texts around this one.
+    dims are not known, `chain` are the texts around this one and `around` the dims of the one that it is written in.
     """
 
     ops: Table[str, type[Op]]
@@ -39,13 +39,14 @@ class Linker:
     used: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     chain: tuple[object, ...] = ()
+    around: Set[str] = frozenset()
 
     def link(self, tree: Mapping, folder: Path) -> Graph | None:
         """The graph of a spec; None when its header is at fault, and then the problems say why."""
         header = read_header(tree, self.problems)
         if header is None:
             return None
-        dims = read_dims(header, tree, self.given, self.problems)
+        dims = read_dims(header, tree, self.given, self.around, self.problems)
         self.used |= set(header.dims)
         inputs, places = read_inputs(header, tree, dims, self.problems)
         members = Members(self.ops, dims, self.problems)
@@ -88,7 +89,8 @@ class Linker:
             return None
         known = {name: size.known for name, size in dims.sizes.items() if size.known is not None}
         given = {**self.given, **known, **dict.fromkeys(dims.broken), "n_layers": layers}
-        inner = replace(self, slots={}, given=given, chain=(*self.chain, found.identity))
+        around = known.keys() | dims.broken if found.inside else frozenset()
+        inner = replace(self, slots={}, given=given, chain=(*self.chain, found.identity), around=around)
         found.graph = graph = inner.link(found.text, found.folder)
         return graph if graph is not None and _has_ends(graph) else None
 
@@ -112,7 +114,7 @@ class Linker:
             outputs = entry.outputs or ("out",)
             yield Node(entry.path, Faulty(), wiring.loose(entry), outputs, entry.place, entry.title, entry.home)
             return
-        alone = owned is not None and "in" not in entry.text.items and len(entry.op.ports()) == 1
+        alone = owned is not None and "in" not in entry.text.items and len(entry.op.required()) == 1
         inputs = {entry.op.ports()[0]: owned} if owned and alone else wiring.data(entry)
         for port in entry.op.weights:
             text = entry.text.items.get(port)

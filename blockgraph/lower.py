@@ -9,6 +9,7 @@ from blockgraph.classes import ClassText, unique
 from blockgraph.graph import Graph
 from blockgraph.layout import docstring
 from blockgraph.probes import Probes
+from blockgraph.recompute import NOTHING
 from blockgraph.sources import Sources, import_lines, sources
 
 NO_PROBES = Probes()
@@ -21,14 +22,15 @@ def build(seed: int | None = 0) -> {name}:
     return module'''
 
 
-def lower(graph: Graph, probes: Probes = NO_PROBES) -> str:
+def lower(graph: Graph, probes: Probes = NO_PROBES, recompute: tuple[str, ...] = NOTHING) -> str:
     """Python text that needs torch alone and holds the graph's class, its blocks' classes and `build(seed)`.
 
-    A class of which something is probed also has `probed`, a forward pass that records it. Raises `SpecError` when a
-    function of a user's op has the name of one that every module carries.
+    A class of which something is probed also has `probed`, a forward pass that records it. `recompute` names nodes and
+    groups of the blocks that the backward pass computes again. Raises `SpecError` when a function of a user's op has
+    the name of one that every module carries.
     """
     known = sources(type(node.op) for _, _, node in graph.walk())
-    classes = _Classes(known, probes)
+    classes = _Classes(known, probes, recompute)
     root = classes.of(graph)
     definitions, imports = known.needed(classes.texts)
     parts = ["\n".join(_about(graph)), import_lines(imports), *definitions, *classes.texts, _BUILD.format(name=root)]
@@ -58,19 +60,21 @@ class _Classes:
 
     sources: Sources
     probes: Probes
+    recompute: tuple[str, ...]
     names: dict[str, str] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
 
-    def of(self, graph: Graph, shared: tuple[str, ...] = ()) -> str:
+    def of(self, graph: Graph, recompute: tuple[str, ...] = NOTHING, shared: tuple[str, ...] = ()) -> str:
         """Name of the class of a graph; its text is written the first time."""
         key = json.dumps([graph.name, canonical(graph), shared], sort_keys=True)
         if key not in self.names:
             inner = {
-                node.path: tuple(self.of(block, node.op.sharing()) for block in node.blocks)
+                node.path: tuple(self.of(block, self.recompute, node.op.sharing()) for block in node.blocks)
                 for node in graph.nodes.values()
             }
             carried = {*self.sources.definitions, *self.sources.imports}
             word = "".join(part.capitalize() for part in graph.name.split("_"))
             self.names[key] = name = unique(word, {*self.names.values(), *carried})
-            self.texts.append(ClassText(graph, name, inner, shared, carried, self.probes.of(graph)).text())
+            points = self.probes.of(graph)
+            self.texts.append(ClassText(graph, name, inner, shared, carried, points, recompute).text())
         return self.names[key]

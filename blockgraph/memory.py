@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.checkpoint import checkpoint
 
 from blockgraph.gathering import Gathering
 from blockgraph.graph import Graph
 from blockgraph.kernels.base import GraphModule
 from blockgraph.ledger import BACKWARD, GRADIENTS, KINDS, LAYERS, OUTPUT, Ledger, Moment
 from blockgraph.model import build
+from blockgraph.recompute import NOTHING
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 Collect = Callable[[Tensor], None]
@@ -29,17 +29,15 @@ LAST = 2  # layers of a kind that run at the end; the backward pass is fullest t
 class Setting:
     """How a step is taken: tokens of a sequence, dtype of the compute, ranks over which FSDP2 shards the weights.
 
-    No ranks are one process without FSDP2, and `units` are what FSDP2 gathers apart from the rest. `recompute` keeps of
-    each layer only what it is given, and runs it again in the backward pass. `again` says that earlier micro-batches
-    have left their gradients, to be reduced with those of this one.
+    No ranks are one process without FSDP2. `recompute` names what the layers compute again in the backward pass.
+    `again` says that earlier micro-batches have left their gradients, to be reduced with those of this one.
     """
 
     seq: int
     dtype: torch.dtype
     ranks: int | None = None
-    recompute: bool = False
+    recompute: tuple[str, ...] = NOTHING
     again: bool = False
-    units: Callable[[GraphModule], list[GraphModule]] = GraphModule.blocks
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,17 @@ def rehearse(graph: Graph, loss: Loss, setting: Setting, micro: int, first: int 
     stands in for the others. Weights are left out, and what a kernel needs inside itself is not seen.
     """
     with torch.device("meta"):
-        model = build(graph)
+        model = build(graph, recompute=setting.recompute)
     with FakeTensorMode():
         refill(model, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
         model.compute_dtype = setting.dtype
         ledger = Ledger()
         layers = _Layers(ledger, _follow_weights(model, ledger, setting))
-        layers.follow(graph, model.blocks(), setting.recompute, first)
+        layers.follow(graph, model.blocks(), first)
         with ledger:
             tokens = torch.zeros(micro, setting.seq + 1, dtype=torch.int64)
-            losses = loss(model(tokens[:, :-1]), tokens[:, 1:])
+            others = [torch.zeros(micro, setting.seq, dtype=torch.int64) for _ in [*graph.inputs][1:]]
+            losses = loss(model(tokens[:, :-1], *others), tokens[:, 1:])
             ledger.kind = BACKWARD
             torch.autograd.backward(sum(losses[1:], losses[0]))
     return ledger.moments
@@ -108,7 +107,7 @@ class _Layers:
         self.before: Counter[str] = Counter()
         self.growth: dict[type, Counter[str]] = {}
 
-    def follow(self, graph: Graph, blocks: list[GraphModule], recompute: bool, first: int) -> None:
+    def follow(self, graph: Graph, blocks: list[GraphModule], first: int) -> None:
         """Choose the layers that run, and let the others stand in."""
         kinds = [node.blocks[index] for node in graph.nodes.values() for index in node.plan]
         types = [type(block) for block in blocks]
@@ -122,16 +121,14 @@ class _Layers:
         used = {weight for place in runs for weight in blocks[place].parameters()}
         for place, (block, kind) in enumerate(layers):
             if place in runs:
-                self._run(block, recompute)
+                self._run(block)
             else:
                 weights = [weight for weight in block.parameters() if weight not in used]
                 block.forward = partial(self._forward, type(block), kind, weights)
 
-    def _run(self, block: GraphModule, recompute: bool) -> None:
+    def _run(self, block: GraphModule) -> None:
         block.register_forward_pre_hook(lambda *_: setattr(self.ledger, "kind", LAYERS))
         block.register_forward_hook(lambda *_: self._leave(type(block)))
-        if recompute:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
     def _leave(self, layer: type) -> None:
         self.ledger.kind = OUTPUT
@@ -159,8 +156,7 @@ class _Layers:
 def _follow_weights(model: GraphModule, ledger: Ledger, setting: Setting) -> Collect:
     """Leave the weights out; the function that is told of each gradient, as one process or one rank of many has it."""
     if setting.ranks:
-        units = setting.units(model)
-        collect = Gathering(model, units, ledger, setting.ranks, setting.dtype, setting.again).collect
+        collect = Gathering(model, ledger, setting.ranks, setting.dtype, setting.again).collect
     else:
         collect = partial(_stay, ledger, setting.again)
         ledger.hold(GRADIENTS, sum(weight.nbytes for weight in model.parameters()) if setting.again else 0)

@@ -4,15 +4,18 @@ import copyreg
 import hashlib
 import linecache
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, cast
 
 import torch
 
+from blockgraph.errors import Place
 from blockgraph.graph import Graph
 from blockgraph.kernels.base import GraphModule
 from blockgraph.lower import NO_PROBES, lower
 from blockgraph.probes import Probes
+from blockgraph.recompute import NOTHING, refuse_unknown
 
 
 class Model(GraphModule):
@@ -23,14 +26,16 @@ class Model(GraphModule):
     probes: Probes
 
 
-def build(graph: Graph, seed: int = 0, probes: Probes = NO_PROBES) -> Model:
+def build(graph: Graph, seed: int = 0, probes: Probes = NO_PROBES, recompute: Sequence[str] = NOTHING) -> Model:
     """The graph as an `nn.Module`, with its initial values unless it is made on the meta device.
 
     A block maps its inputs to its outputs; a model maps tokens [batch, seq] of int64 to logits [batch, seq, vocab].
-    The module also has `source`, its Python text, `graph` and `probes`, what it can record. Raises `SpecError` when a
-    user's op cannot be lowered.
+    The module also has `source`, its Python text, `graph` and `probes`, what it can record. `recompute` names nodes and
+    groups of the blocks whose values the backward pass computes again; all of a block, for one empty name. Raises
+    `SpecError` for a name that no block has, or when a user's op cannot be lowered.
     """
-    source = lower(graph, probes)
+    refuse_unknown(graph, recompute, Place("recompute", 0))
+    source = lower(graph, probes, tuple(recompute))
     on_meta = torch.get_default_device().type == "meta"
     made = cast(Model, _imported(source).build(None if on_meta else seed))
     made.source, made.graph, made.probes = source, graph, probes

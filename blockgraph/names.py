@@ -19,8 +19,8 @@ _MODULE = """
     register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook
     register_module register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
     set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu zero_grad
-    after_step blocks cast compute_dtype constants declare declare_constant declare_layers finish_init finish_step graph
-    graphs initialize source table weights
+    after_step blocks cast compute_dtype constants declare declare_constant declare_layers finish_init finish_step
+    forget graph graphs initialize probed probes records source table weights
 """
 MODULE_NAMES = frozenset(_MODULE.split())
 

@@ -83,7 +83,7 @@ class Op(Fields):
     def infer(self, *inputs: Any) -> Type | dict[str, Type]:
         """Types of the outputs from the types of the inputs; its argument names are the op's ports.
 
-        Raises `OpError` when the inputs do not fit.
+        A port whose argument has a default may be left unwired. Raises `OpError` when the inputs do not fit.
         """
         raise NotImplementedError(type(self).name)
 
@@ -117,7 +117,7 @@ class Op(Fields):
         return ()
 
     # Any, as in `lower`.
-    def factor(self, **tensors: Any) -> str:
+    def feature_gain(self, **tensors: Any) -> str:
         """Text of the factor that each feature of the output has been multiplied by; empty where there is none."""
         return ""
 
@@ -141,12 +141,21 @@ class Op(Fields):
     @classmethod
     def ports(cls) -> tuple[str, ...]:
         """Names of the inputs, read from the shape rule."""
-        return _ports(cls)[0]
+        return tuple(parameter.name for parameter in _signature(cls) if parameter.kind is not parameter.VAR_POSITIONAL)
+
+    @classmethod
+    def required(cls) -> tuple[str, ...]:
+        """Names of the inputs that have to be wired; they come first."""
+        return tuple(
+            parameter.name
+            for parameter in _signature(cls)
+            if parameter.name in cls.ports() and parameter.default is parameter.empty
+        )
 
     @classmethod
     def variadic(cls) -> bool:
         """Whether the op reads any number of inputs."""
-        return _ports(cls)[1]
+        return any(parameter.kind is parameter.VAR_POSITIONAL for parameter in _signature(cls))
 
     def label(self) -> str:
         """The figure's label, filled from the fields; empty where the node's own name is shown."""
@@ -154,10 +163,8 @@ class Op(Fields):
 
 
 @cache
-def _ports(op: type[Op]) -> tuple[tuple[str, ...], bool]:
-    parameters = [p for p in inspect.signature(op.infer).parameters.values() if p.name != "self"]
-    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    return tuple(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL), variadic
+def _signature(op: type[Op]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(op.infer).parameters.values())[1:]
 
 
 class WeightedOp(Op):

@@ -1,6 +1,6 @@
 """Checked graph to a graph in which fused ops stand for chains of nodes, with every choice and its reason."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -18,21 +18,20 @@ def fuse(
     fusions: Fusions,
     lowering: str | Mapping[str, str] = AUTO,
     target: Target | None = None,
-    exposed: Container[str] = (),
 ) -> Graph:
     """The graph with each chain that fits a fusion lowered as asked; `decisions` of the result tells all of them.
 
     A chain that is decided already stays as it is. `lowering` is `auto`, `explicit` (node by node), the name of a
     fusion, or one of these for each core by its name.
-    `exposed` are paths of nodes whose values are read from outside, by probes. Raises `SpecError` for a fusion that
-    is asked for and cannot do what the chain does, and for a name that stands for none.
+    Raises `SpecError` for a fusion that is asked for and cannot do what the chain does, and for a name that stands for
+    none.
     """
     names = (AUTO, EXPLICIT, *fusions)
     for name in (lowering,) if isinstance(lowering, str) else lowering.values():
         if name not in names:
             hint = near_miss(name, names) or f"lowerings are {', '.join(names)}"
             raise SpecError([Problem(f"no lowering is called '{name}'", Place("lowering", 0), hint)])
-    return _Pass(fusions, lowering, target or Target(), exposed).run(graph)
+    return _Pass(fusions, lowering, target or Target()).run(graph)
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,6 @@ class _Pass:
     fusions: Fusions
     lowering: str | Mapping[str, str]
     target: Target
-    exposed: Container[str]
 
     def run(self, graph: Graph) -> Graph:
         """The graph, and those inside it, with fused ops."""
@@ -86,7 +84,7 @@ class _Pass:
     def candidates(self, graph: Graph, chain: tuple[Node, ...]) -> tuple[dict[str, Node], dict[str, str]]:
         """The node that each fusion would put in the chain's place, and why the others cannot."""
         fit, why_not = {}, {}
-        shared = _shared(graph, chain, self.exposed)
+        shared = _shared(graph, chain)
         for name, fusion in self.fusions.items():
             try:
                 op, inputs = fusion.of(chain, graph)
@@ -127,7 +125,7 @@ def _fitting(
         yield from _fitting(graph, readers, (*chain, graph.nodes[path]), steps if first.repeats else tuple(rest))
 
 
-def _shared(graph: Graph, chain: tuple[Node, ...], exposed: Container[str]) -> str:
+def _shared(graph: Graph, chain: tuple[Node, ...]) -> str:
     """Who else reads a value inside a chain; empty when nobody does."""
     readers, outputs = graph.users(), set(graph.outputs.values())
     for node, following in pairwise(chain):
@@ -135,6 +133,6 @@ def _shared(graph: Graph, chain: tuple[Node, ...], exposed: Container[str]) -> s
         others = [path for path in readers[value] if path != following.path]
         if others or readers[value].count(following.path) > 1:
             return f"{node.path} is also read by {', '.join(others or [following.path])}"
-        if value in outputs or node.path in exposed:
-            return f"{node.path} is {'an output' if value in outputs else 'read by a probe'}"
+        if value in outputs:
+            return f"{node.path} is an output"
     return ""

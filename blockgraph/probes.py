@@ -1,10 +1,10 @@
 """Checked graph to the series that a run of it can record, and where each comes from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
-from blockgraph.canonical import digest, written
+from blockgraph.canonical import digest
 from blockgraph.errors import Place, Problems, closest
 from blockgraph.graph import Graph, Node, Ref
 from blockgraph.patterns import matching
@@ -103,9 +103,9 @@ def recorded(graph: Graph, names: Sequence[str]) -> Probes:
 
 
 def readings(graph: Graph) -> Iterator[Reading]:
-    """Every series that a run of the graph can record, from the first layer to the last."""
+    """Every series that a run of the graph can record, from the first layer to the last, however it is lowered."""
     seen: dict[int, tuple[str, list[Point]]] = {}
-    for prefix, inner, shared in _modules(graph):
+    for prefix, inner, shared in _modules(graph.unfused()):
         if id(inner) not in seen:
             seen[id(inner)] = digest(inner), list(_points(inner))
         code, points = seen[id(inner)]
@@ -152,7 +152,6 @@ def _of_parameters(prefix: str, graph: Graph, shared: tuple[str, ...]) -> Iterat
 
 def _points(graph: Graph) -> Iterator[Point]:
     """What one graph can record, in running order; its layers are graphs of their own."""
-    graph = replace(graph, nodes={node.path: node for node in written(graph)})
     for node in graph.nodes.values():
         if not node.blocks:
             yield from _of_node(graph, node)
@@ -193,7 +192,7 @@ def _factor(graph: Graph, ref: Ref) -> tuple[str, Ref] | None:
     """What multiplied the features of a value last, as text and parameter; length-keeping ops do not hide it."""
     while ref.kind == "node":
         node = graph.nodes[ref.owner]
-        text = node.op.factor(weight="{}") if "weight" in {param.name for param in node.params} else ""
+        text = node.op.feature_gain(weight="{}") if "weight" in {param.name for param in node.params} else ""
         if text:
             return text, Ref("param", node.path, "weight")
         if not node.op.keeps_length:

@@ -23,7 +23,7 @@ class Recording:
         self.rows = {point.key: row for row, point in enumerate(text.points)}
         self.measured: dict[str, str] = {}
 
-    def line(self, node: Node) -> list[str]:
+    def line(self, node: Node, indent: int) -> list[str]:
         """The line of a node with the gradients at its edges watched, and the lines that record its values."""
         points = self._at([node])
         edges = {point.probe.gradient: self._row(point) for point in points if point.probe.gradient}
@@ -31,13 +31,14 @@ class Recording:
         watched = {port: f"watch({reads[port]}, {edges[port]})" for port in reads.keys() & edges.keys()}
         expression = self.text.expression(node, ports=watched)
         result = f"watch({expression}, {edges['out']})" if "out" in edges else expression
-        return [*self.text.assigned(node, result), *self._records(points), *self._inside(node)]
+        lines = self.text.assigned(node, result, indent)
+        return [*lines, *self._records(points, indent), *self._inside(node, indent)]
 
     def outputs(self) -> list[str]:
         """The lines that record what the graph gives."""
-        return self._records([point for point in self.text.points if not point.node])
+        return self._records([point for point in self.text.points if not point.node], INDENT)
 
-    def _inside(self, fused: Node) -> list[str]:
+    def _inside(self, fused: Node, indent: int) -> list[str]:
         """Lines that compute again the values that a fused node does not give, and record them."""
         chain = fused.replaces[:-1]
         points = self._at(chain)
@@ -46,32 +47,32 @@ class Recording:
         every = [point for point in points if point.probe.every_query]
         some = [point for point in points if not point.probe.every_query]
         names = ", ".join(node.name for node in chain)
-        lines = [f"{' ' * INDENT}with torch.no_grad():  # {names}, which the kernel above does not give"]
-        return [*lines, *self._parts(fused, every), *self._last(fused, some)]
+        lines = [f"{' ' * indent}with torch.no_grad():  # {names}, which the kernel above does not give"]
+        return [*lines, *self._parts(fused, every, indent + 4), *self._last(fused, some, indent + 4)]
 
-    def _parts(self, fused: Node, points: Sequence[Point]) -> list[str]:
+    def _parts(self, fused: Node, points: Sequence[Point], indent: int) -> list[str]:
         """The first node of the chain for some queries at a time, for what is recorded of all of them."""
         if not points:
             return []
         first, ports = fused.replaces[0], _ports(fused)
         given = ", ".join(self.text.value(first.inputs[port]) for port in ports)
-        loop = f"{' ' * (INDENT + 4)}for queries, keys in query_parts({given}, {self.text.graph.causal}):"
+        loop = f"{' ' * indent}for queries, keys in query_parts({given}, {self.text.graph.causal}):"
         part = self.text.expression(first, ports=dict(zip(ports, ("queries", "keys"), strict=True)))
-        lines = [loop, *self.text.assigned(first, part, INDENT + 8)]
+        lines = [loop, *self.text.assigned(first, part, indent + 4)]
         for point in points:
             record = f"torch.fmax({self._row(point)}, {self._measured(point)})"
-            lines += statement(self._row(point), record, _about(point), INDENT + 8)
+            lines += statement(self._row(point), record, _about(point), indent + 4)
         return lines
 
-    def _last(self, fused: Node, points: Sequence[Point]) -> list[str]:
+    def _last(self, fused: Node, points: Sequence[Point], indent: int) -> list[str]:
         """The chain for the last queries, as far as something of it is recorded."""
         lines, first, (queries, _) = [], fused.replaces[0], _ports(fused)
         part = {queries: f"last_rows({self.text.value(first.inputs[queries])})"}
         for node in fused.replaces[:-1]:
             if points:
                 here = [point for point in points if point in self._at([node])]
-                lines += self.text.assigned(node, self.text.expression(node, ports=part), INDENT + 4)
-                lines += self._records(here, INDENT + 4)
+                lines += self.text.assigned(node, self.text.expression(node, ports=part), indent)
+                lines += self._records(here, indent)
                 points, part = [point for point in points if point not in here], {}
         return lines
 
@@ -79,7 +80,7 @@ class Recording:
         paths = {node.path for node in nodes}
         return [point for point in self.text.points if point.node and point.node.path in paths]
 
-    def _records(self, points: Iterable[Point], indent: int = INDENT) -> list[str]:
+    def _records(self, points: Iterable[Point], indent: int) -> list[str]:
         lines = []
         for point in points:
             if not point.probe.gradient:

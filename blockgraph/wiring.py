@@ -21,14 +21,17 @@ class Wiring:
         """Values on the data ports, by `in` or from the node above; a stack's ports are those of its first block."""
         assert entry.op is not None
         ports = tuple(entry.blocks[entry.plan[0]].inputs) if entry.blocks else entry.op.ports()
+        required = ports if entry.blocks else entry.op.required()
         many = entry.op.variadic() and not entry.blocks
         text = entry.text.items.get("in")
         if text is None:
-            return self.above(entry, ports, many)
+            return self.above(entry, required, many)
         if isinstance(text, Mapping) and not many:
-            return self.by_port(entry, ports, text)
+            return self.by_port(entry, ports, required, text)
         items = text.items if isinstance(text, Sequence) else (text,)
-        return self.in_order(entry, tuple(map(str, range(len(items)))) if many else ports, items, text.place)
+        if many:
+            ports = required = tuple(map(str, range(len(items))))
+        return self.in_order(entry, ports, required, items, text.place)
 
     def loose(self, entry: Entry) -> Inputs:
         """Every value that a line at fault seems to read, so that none of them counts as unused."""
@@ -39,14 +42,16 @@ class Wiring:
         words = {key: value.raw for key, value in entry.text.items.items() if key != "in" and isinstance(value, Scalar)}
         return read | {key: ref for key, raw in words.items() if (ref := self.quietly(raw, entry)) is not None}
 
-    def in_order(self, entry: Entry, ports: tuple[str, ...], items: tuple[Value, ...], place: Place) -> Inputs:
-        """Values given as a list."""
-        if len(items) != len(ports) and (len(items) > len(ports) or not entry.blocks):
-            self.fault(entry, f"reads {_values(ports) or 'nothing'}, found {len(items)}", place)
+    def in_order(
+        self, entry: Entry, ports: tuple[str, ...], required: tuple[str, ...], items: tuple[Value, ...], place: Place
+    ) -> Inputs:
+        """Values given as a list; those that may be left out come last."""
+        if len(items) > len(ports) or (len(items) < len(required) and not entry.blocks):
+            self.fault(entry, f"reads {_values(ports, required) or 'nothing'}, found {len(items)}", place)
             return {"?": LOST} | {str(index): self.named(item, entry) for index, item in enumerate(items)}
         return {port: self.named(item, entry) for port, item in zip(ports, items, strict=False)}
 
-    def by_port(self, entry: Entry, ports: tuple[str, ...], text: Mapping) -> Inputs:
+    def by_port(self, entry: Entry, ports: tuple[str, ...], required: tuple[str, ...], text: Mapping) -> Inputs:
         """Values given by the names of the ports; a stack takes every name that one of its blocks reads."""
         inputs = {port: self.named(item, entry) for port, item in text.items.items()}
         known = {name for block in entry.blocks for name in block.inputs} or set(ports)
@@ -54,12 +59,12 @@ class Wiring:
         for port in unknown:
             hint = near_miss(port, known) or (f"ports are {', '.join(ports)}" if ports else "it reads nothing")
             self.fault(entry, f"no port is called '{port}'", text.keys[port], hint)
-        missing = [port for port in ports if port not in inputs] if not entry.blocks else []
+        missing = [port for port in required if port not in inputs] if not entry.blocks else []
         for port in missing if not unknown else ():
             self.fault(entry, f"nothing is wired to the port '{port}'", text.place)
         if unknown:
             return inputs | {"?": LOST}
-        return inputs if entry.blocks else {port: inputs.get(port, LOST) for port in ports}
+        return inputs if entry.blocks else {p: inputs.get(p, LOST) for p in ports if p in inputs or p in required}
 
     def above(self, entry: Entry, ports: tuple[str, ...], many: bool) -> Inputs:
         """The node above, for an op that reads one value."""
@@ -109,8 +114,9 @@ class Wiring:
         self.problems.add(f"{entry.label}: {message}", place, hint)
 
 
-def _values(ports: tuple[str, ...]) -> str:
-    return f"{len(ports)} value{'s' * (len(ports) > 1)} ({', '.join(ports)})" if ports else ""
+def _values(ports: tuple[str, ...], required: tuple[str, ...] | None = None) -> str:
+    count = str(len(ports)) if required in (None, ports) else f"{len(required or ())} to {len(ports)}"
+    return f"{count} value{'s' * (len(ports) > 1)} ({', '.join(ports)})" if ports else ""
 
 
 def _parts(text: Value | None) -> tuple[Value, ...]:

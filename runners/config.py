@@ -5,9 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from blockgraph.recompute import EVERYTHING, NOTHING
 from blockgraph.schema import Fields
 from runners.corpus import DataConfig
 from runners.tokenizer import TokenizerConfig
+
+RECOMPUTED: dict[str, tuple[str, ...]] = {"none": NOTHING, "block": EVERYTHING}
 
 
 class Spike(Fields):
@@ -49,7 +52,9 @@ class Train(Fields):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of the order of the data")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the compute; master weights and loss are fp32")
-    compile: Literal["auto", True, False] = Field("auto", description="torch.compile blocks and loss; auto: on CUDA")
+    compile: Literal["auto", True, False] = Field(
+        "auto", description="torch.compile blocks and loss; auto: where that pays"
+    )
     loss: Literal["auto", "plain", "chunked"] = Field(
         "auto", description="logits made whole, or in parts and again in the backward pass; auto: by their size"
     )
@@ -58,8 +63,10 @@ class Train(Fields):
         description="of the attention core; auto: by length, precision and device. In bf16 it changes the errors",
     )
     shard: int | None = Field(None, gt=0, description="processes that share one copy of the state; null: all of them")
-    checkpointing: Literal["none", "block"] = Field(
-        "none", description="activations computed again in the backward pass: none, or all inside each block"
+    checkpointing: Literal["none", "block"] | list[str] = Field(
+        "none",
+        description="activations computed again in the backward pass: none, all inside each block, or those inside "
+        "the nodes and groups of a list, such as [attn, ff.act]",
     )
     timeout_s: float = Field(
         600.0,
@@ -89,6 +96,16 @@ class Train(Fields):
     def micro(self) -> int:
         """Sequences in a forward pass."""
         return self.micro_batch or self.batch
+
+    @property
+    def checkpoints(self) -> str:
+        """How it is chosen what is computed again: none, block or selected."""
+        return self.checkpointing if isinstance(self.checkpointing, str) else "selected"
+
+    @property
+    def recompute(self) -> tuple[str, ...]:
+        """Nodes and groups of the blocks that are computed again."""
+        return RECOMPUTED[self.checkpointing] if isinstance(self.checkpointing, str) else tuple(self.checkpointing)
 
 
 class Optim(Fields):

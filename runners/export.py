@@ -1,23 +1,22 @@
 """`blockgraph export`: a run to one folder that others can load, with nothing in it that executes when read."""
 
 import argparse
-import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from blockgraph.errors import Place, Problem, SpecError
-from blockgraph.files import save
+from blockgraph.files import make_folder, save
 from runners import runfile
 from runners.outcome import BAD_INPUT
 from runners.rundir import RUN, RunDir
 
 TEXTS = ("model.yaml", "model.py", "tokenizer.model")
 DESCRIPTION = """Write the newest good checkpoint of a run as model.safetensors, with its spec, its module as Python,
-its tokenizer and a README that says how to load them. The run may still be training."""
+its tokenizer and a README that says how to load them. The run may still be training. With --hf, write what
+transformers loads instead; RUN may then also be a folder that `blockgraph import` or `blockgraph export` wrote."""
 EXAMPLE = """example:
   blockgraph export runs/demo -o demo-model
+  blockgraph export runs/llama --hf -o llama-hf
 """
 README = """\
 # {name}
@@ -53,7 +52,12 @@ def command(arguments: list[str]) -> int:
     """Write the newest checkpoint of a run as a folder for others; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        print(f"wrote {export(options.run, options.output)}")
+        if options.hf:
+            from runners.hf.exporting import export_hf  # torch takes seconds; a mistake in usage is told before
+
+            print(f"wrote {export_hf(options.run, options.output)}")
+        else:
+            print(f"wrote {export(options.run, options.output)}")
     except SpecError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
@@ -64,21 +68,7 @@ def export(run: Path, out: Path) -> Path:
     """Write the folder whole or not at all; raise `SpecError` when there is no good checkpoint or `out` is taken."""
     if not (run / RUN).is_file():
         raise _refuse(run, "there is no run here", "give the directory that `blockgraph train` wrote")
-    if out.exists():
-        raise _refuse(out, "it exists already", "name a new folder with -o")
-    try:
-        beside = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise _refuse(out, f"cannot write the folder: {error.strerror}") from None
-    try:
-        _fill(beside, run)
-        beside.chmod(0o755)
-        os.rename(beside, out)
-    except OSError as error:
-        raise _refuse(out, f"cannot write the folder: {error.strerror}") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return out
+    return make_folder(out, lambda folder: _fill(folder, run))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of a run")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="the folder to make")
+    parser.add_argument(
+        "--hf", action="store_true", help="config.json and tensors as Hugging Face transformers has them"
+    )
     return parser
 
 

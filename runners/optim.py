@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from blockgraph.errors import Place, Problem, SpecError
-from blockgraph.kernels.base import GraphModule
+from blockgraph.kernels.base import GraphModule, local
 from runners.config import Optim
 from runners.optimizers.muon import Muon, direction
 from runners.optimizers.stable_adamw import StableAdamW
@@ -103,12 +103,6 @@ def grad_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """L2 norm of the gradients, in fp32; of those that are sharded, the shards of this process count."""
     # Not through DTensor, which sends one message for each parameter.
     return nn.utils.get_total_norm([local(p.grad) for p in parameters if p.grad is not None])
-
-
-def local(x: Tensor) -> Tensor:
-    """This process's shard of a tensor, or all of one that is whole."""
-    # Told by the method, because importing DTensor takes half a second.
-    return x.to_local() if hasattr(x, "to_local") else x
 
 
 def clip(parameters: Iterable[nn.Parameter], limit: float | None, norm: Tensor) -> None:

@@ -148,7 +148,7 @@ def _head(needs: "Plan", config: RunConfig, machines: Machines) -> list[str]:
 
 
 def _memory(needs: "Plan", config: RunConfig, machines: Machines) -> list[tuple[str, ...]]:
-    modes, given = list(needs.modes.values()), config.train.checkpointing
+    modes, given = list(needs.modes.values()), config.train.checkpoints
     parts = {part: [mode.parts[part] for mode in modes] for part in LABELS}
     later = f", {_bytes(needs.gradients)} once made" if min(parts["gradients"]) < needs.gradients else ""
     names = {"optimiser": config.optim.name, "precision": config.train.precision, "layers": needs.layers}

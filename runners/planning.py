@@ -11,18 +11,17 @@ from blockgraph.gathering import shard
 from blockgraph.graph import Graph
 from blockgraph.kernels.base import GraphModule
 from blockgraph.memory import Setting, Timeline, refill, timeline
-from runners import optim, sharding
-from runners.config import RunConfig
+from runners import optim
+from runners.compiling import compiling
+from runners.config import RECOMPUTED, RunConfig, Train
 from runners.devices import Machines
+from runners.flops import step_flops
 from runners.lowering import lowered
 from runners.objective import objective
 from runners.runfile import RunFile
-from runners.session import compiles
 from runners.trainer import DTYPES
 
 FP32 = 4  # bytes
-BACKWARD = 2  # matrix products of the backward pass for each one of the forward pass
-RECOMPUTE = {"none": False, "block": True}
 WEIGHTS, OPTIMISER = "weights", "optimiser"
 
 
@@ -79,14 +78,19 @@ def plan(run: RunFile, graph: Graph, machines: Machines) -> Plan:
         micro=steps.micro,
         gradients=held.gradients,
         checkpoint=held.checkpoint,
-        modes={name: steps.mode(held, recompute) for name, recompute in RECOMPUTE.items()},
+        modes={name: steps.mode(held, names) for name, names in _ways(config.train).items()},
     )
+
+
+def _ways(train: Train) -> dict[str, tuple[str, ...]]:
+    """What is computed again in the backward pass, by the ways to choose it; with the run's own choice of nodes."""
+    return RECOMPUTED | {train.checkpoints: train.recompute}
 
 
 def _lowered(run: RunFile, graph: Graph, machines: Machines) -> Graph:
     """The graph as the run will compute it; where that is by FlexAttention, as blocks, which a CPU can rehearse."""
     device = "cpu" if machines.name == "cpu" else "cuda"
-    compiled, _ = compiles(run, torch.device(device))
+    compiled = compiling(run, graph, torch.device(device), machines.ranks).on
     decisions = lowered(run, graph, device, compiled).decisions
     taken = {decision.core: decision.lowering for decision in decisions}
     stand_ins = {core: "blockwise" if name == "flex" else name for core, name in taken.items()}
@@ -137,39 +141,32 @@ class _Steps:
     machines: Machines
     micro: int
 
-    def mode(self, held: Holdings, recompute: bool) -> Mode:
-        """What a rank needs with activations kept or computed again."""
+    def mode(self, held: Holdings, recompute: tuple[str, ...]) -> Mode:
+        """What a rank needs with these nodes computed again."""
         share = self.run.config.train.batch // self.machines.ranks
         timelines: dict[bool, Timeline] = {}
 
         def parts(micro: int) -> dict[str, int]:
-            again = micro < share
-            timelines[again] = timelines.get(again) or self.timeline(recompute, again)
-            return {WEIGHTS: held.weights, OPTIMISER: held.optimiser} | timelines[again].peak(micro)
+            more = micro < share
+            timelines[more] = timelines.get(more) or self.timeline(recompute, more)
+            return {WEIGHTS: held.weights, OPTIMISER: held.optimiser} | timelines[more].peak(micro)
 
         def fits(micro: int) -> bool:
             return sum(parts(micro).values()) <= self.machines.usable
 
         largest = next((size for size in range(share, 0, -1) if share % size == 0 and fits(size)), None)
-        flops, machines = _flops(self.graph, self.run.config, recompute), self.machines
+        flops, machines = step_flops(self.graph, self.run.config, recompute), self.machines
         rate = machines.ranks * machines.device.rates[self.run.config.train.precision] * machines.utilisation
         return Mode(parts(self.micro), fits(self.micro), largest, flops, flops / rate)
 
-    def timeline(self, recompute: bool, again: bool) -> Timeline:
+    def timeline(self, recompute: tuple[str, ...], more: bool) -> Timeline:
         """A step's fullest micro-batch: the last, which finds gradients of those before it if there are any."""
         config, ranks = self.run.config, self.machines.shard if self.machines.ranks > 1 else None
         dtype = DTYPES[config.train.precision]
-        setting = Setting(config.data.seq, dtype, ranks, recompute, again, sharding.units)
+        setting = Setting(config.data.seq, dtype, ranks, recompute, more)
         try:
             made = objective(self.run, self.graph)
             return timeline(made.graph, made.loss(config.optim.z_loss, compiled=False), setting, self.micro)
         except (DataDependentOutputException, UnsupportedOperatorException) as error:
             told = f"a plan runs the model without data, and {error.func} asks for them"
             raise self.run.refuse("model", told) from None
-
-
-def _flops(graph: Graph, config: RunConfig, recompute: bool) -> int:
-    """FLOP of matrix products in a step: forward, backward, and forward through the layers again where asked for."""
-    costs, batch, seq = blockgraph.cost(graph), config.train.batch, config.data.seq
-    again = sum(row.flops(batch, seq) for row in costs.rows if row.node.blocks and row.depth == 0)
-    return (1 + BACKWARD) * costs.flops(batch, seq) + (again if recompute else 0)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blockgraph.kernels.base import local
 from blockgraph.kernels.probes import moments
 from blockgraph.model import Model
 from blockgraph.probes import Reading
@@ -128,5 +129,5 @@ def _record(tensor: Tensor | None, like: Tensor) -> Tensor:
     """The record of a tensor, of which a process may have no part; NaN where there is none at all."""
     if tensor is None:
         return like.new_full((RECORD,), math.nan)
-    shard = optim.local(tensor)
+    shard = local(tensor)
     return moments(shard).double() if shard.numel() else like.new_zeros(RECORD)

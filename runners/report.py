@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--margin", metavar="NATS", type=_nats, default=0.5,
         help="where the study's rule does not judge final losses: a run diverged whose final validation loss lies "
-        "so far above the lowest of those that differ in nothing but the learning rate (default 0.5)",
+        "so far above the lowest at a lower learning rate, everything else equal (default 0.5)",
     )  # fmt: skip
     add_ops(parser)
     return parser

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from blockgraph.kernels.base import full
+from blockgraph.kernels.base import full, local
 from runners.checkpoint import Checkpoints, Tensors, piece_name
-from runners.optim import local
 from runners.world import World
 
 WHOLE_BYTES = 2**31  # up to here a sharded state is gathered and written by one process

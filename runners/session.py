@@ -21,9 +21,10 @@ from blockgraph.lower import lower
 from blockgraph.model import Model
 from blockgraph.model import build as model_of
 from blockgraph.op import Op
-from blockgraph.probes import recorded as probes_of
-from runners import cache, intact, sharding, shards, tokenizer
+from blockgraph.probes import recorded as readings_of
+from runners import cache, compiling, intact, sharding, shards, tokenizer
 from runners.checkpoint import Checkpoint, Checkpoints
+from runners.compiling import EAGER, Compiling
 from runners.launch import Launch
 from runners.loop import Loop
 from runners.lowering import begun_with, lowered, recorded
@@ -58,11 +59,17 @@ class Inputs:
     data: shards.Dataset
     graph: Graph
     objective: Objective
+    compiling: Compiling = EAGER
 
     @cached_property
     def digests(self) -> dict[str, str]:
         """A hash of each, under the key of the run file that asks for it."""
         return {"model": canonical.digest(self.graph), "tokenizer": self.tokenizer.digest, "data": self.data.digest}
+
+    @property
+    def recorded(self) -> dict[str, str]:
+        """What a checkpoint keeps of them: the digests, and the choices made for this device."""
+        return self.digests | recorded(self.graph) | compiling.recorded(self.compiling)
 
 
 def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: Stop, launch: Launch) -> Outcome:
@@ -71,10 +78,12 @@ def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: St
     Raises `SpecError` when data or model do not fit the run, and `OSError` when the disk refuses.
     """
     inputs = prepare(run, ops)
-    with joined(launch, run.config.train.shard, run.config.train.timeout_s) as world:
-        compiled, _ = compiles(run, world.device)
-        with watched(world, directory, run.config.train.timeout_s, compiled) as pulse:
-            return _trained(run, inputs, directory, stop, world, pulse)
+    asked = run.config.train
+    with (
+        joined(launch, asked.shard, asked.timeout_s) as world,
+        watched(world, directory, asked.timeout_s, asked.compile is not False) as pulse,
+    ):
+        return _trained(run, inputs, directory, stop, world, pulse)
 
 
 def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world: World, pulse: Pulse | None) -> Outcome:
@@ -82,7 +91,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
     saved = _newest(checkpoints, world)
     if saved:
         _refuse_others(run, directory, saved, inputs)
-    inputs = lowered_for(run, inputs, world, begun_with(saved.state["inputs"]) if saved else None)
+    inputs = lowered_for(run, inputs, world, saved.state["inputs"] if saved else None)
     trainer = build(run, inputs, world)
     if world.leads:
         checkpoints.require(STATE_BYTES * trainer.count)
@@ -99,7 +108,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
             progress,
             pace,
             inputs.data.bytes_per_token,
-            inputs.digests | recorded(inputs.graph),
+            inputs.recorded,
         )
         if saved:
             intact.refuse_tensors(saved, trainer.tensors()["model"])
@@ -123,32 +132,34 @@ def prepare(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
     return Inputs(words, data, graph, objective(run, graph))
 
 
-def lowered_for(run: RunFile, inputs: Inputs, world: World, before: Mapping[str, str] | None = None) -> Inputs:
-    """The inputs with the attention of their graphs lowered for this device, or as the run began with it."""
-    compiled, _ = compiles(run, world.device)
+def lowered_for(run: RunFile, inputs: Inputs, world: World, kept: Mapping[str, str] | None = None) -> Inputs:
+    """The inputs with all that is chosen for this device, or that a checkpoint of the run has kept.
+
+    That is whether it is compiled, and how the attention of its graphs is lowered.
+    """
+    chosen = compiling.compiling(run, inputs.graph, world.device, world.size, kept)
+    # What the first process found holds for all of them.
+    chosen = replace(chosen, on=bool(world.most(int(chosen.on and world.leads))))
+    before = begun_with(kept) if kept else None
     graph, trained = (
-        lowered(run, graph, world.device.type, compiled, before) for graph in (inputs.graph, inputs.objective.graph)
+        lowered(run, graph, world.device.type, chosen.on, before) for graph in (inputs.graph, inputs.objective.graph)
     )
-    return replace(inputs, graph=graph, objective=replace(inputs.objective, graph=trained))
+    return replace(inputs, graph=graph, objective=replace(inputs.objective, graph=trained), compiling=chosen)
 
 
 def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     """The model of a run, placed on its device with its first weights, and what takes its steps."""
     keep_memory()
     with torch.device("meta"):
-        model = model_of(inputs.objective.graph, probes=probes_of(inputs.objective.graph, series_of(run, inputs.graph)))
-    compiled, _ = compiles(run, world.device)
+        graph = inputs.objective.graph
+        readings = readings_of(graph, series_of(run, inputs.graph))
+        model = model_of(graph, probes=readings, recompute=run.config.train.recompute)
+    compiled = inputs.compiling.on
+    if compiled:
+        compiling.keep_kernels()
     sharding.place(model, run.config.train, world, compiled)
     loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
     return Trainer(model, run.config, inputs.data, world, compiled, loss, inputs.objective.cap)
-
-
-def compiles(run: RunFile, device: torch.device) -> tuple[bool, str]:
-    """Whether blocks and loss go through torch.compile, and why, in words."""
-    asked = run.config.train.compile
-    if asked == "auto":
-        return device.type == "cuda", f"auto on {device.type}"
-    return asked, "as asked for"
 
 
 def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
@@ -161,7 +172,7 @@ def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
 def _refuse_others(run: RunFile, directory: RunDir, saved: Checkpoint, inputs: Inputs) -> None:
     """Raise `SpecError` when the checkpoint is not whole, or was trained from something else than was found now."""
     watch = Watch(run.config.train).state()
-    intact.refuse_state(saved, {"inputs": inputs.digests, "watch": watch, "passed": [[0]]})
+    intact.refuse_state(saved, {"inputs": inputs.recorded, "watch": watch, "passed": [[0]]})
     problems = Problems()
     for key, digest in inputs.digests.items():
         if saved.state["inputs"][key] != digest:
@@ -221,7 +232,6 @@ def _announce(run: RunFile, inputs: Inputs, trainer: Trainer, progress: Progress
     world = trainer.world
     threads = f"on the CPU, threads: {torch.get_num_threads()}"
     where = threads if world.device.type == "cpu" else f"on {torch.cuda.get_device_name()}"
-    compiled, why = compiles(run, world.device)
     model = " ".join([config.model, *(f"{name}={value}" for name, value in config.set.items())])
     progress.say(f"{config.run}: {model}, {trainer.count:,} parameters, {config.train.precision} {where}")
     progress.say(f"{config.train.steps:,} steps of {tokens:,} tokens: {seen:.2f} times the training text")
@@ -233,7 +243,7 @@ def _announce(run: RunFile, inputs: Inputs, trainer: Trainer, progress: Progress
     progress.say(f"loss: {inputs.objective.kind} ({inputs.objective.why})")
     for decision in inputs.graph.decisions:
         progress.say(f"lowering: {decision}")
-    progress.say(f"compile: {'blocks and loss' if compiled else 'off'} ({why})")
+    progress.say(f"compile: {inputs.compiling}")
 
 
 def _pace(run: RunFile, inputs: Inputs, trainer: Trainer) -> Pace:

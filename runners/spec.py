@@ -11,8 +11,11 @@ from blockgraph.graph import Graph
 from blockgraph.library import is_path
 from blockgraph.op import Op
 from blockgraph.probes import chosen
+from blockgraph.recompute import refuse_unknown
 from runners import tokenizer
 from runners.runfile import RunFile
+
+DOCUMENTS = "documents"  # input of a model that is given, for each token, the number of the document it stands in
 
 
 def graph_of(run: RunFile, ops: Mapping[str, type[Op]], vocab: int | None = None) -> Graph:
@@ -31,6 +34,10 @@ def graph_of(run: RunFile, ops: Mapping[str, type[Op]], vocab: int | None = None
         raise SpecError(_at_model(problem, model, run) for problem in error.problems) from None
     if graph.kind != "model":
         raise run.refuse("model", f"'{model}' is a {graph.kind}, not a model", "give it to a slot: set.block")
+    if run.config.data.packing == "within" and DOCUMENTS not in graph.inputs:
+        told = f"attention stays within documents where a model has an input '{DOCUMENTS}', and '{model}' has none"
+        raise run.refuse("data.packing", told, "`model: packed` has one; wire it to every causal_mask")
+    refuse_unknown(graph, run.config.train.recompute, run.place("train.checkpointing"))
     return graph
 
 

@@ -18,7 +18,7 @@ from runners.studies.directory import StudyDir, claim
 from runners.studies.file import StudyFile
 from runners.studies.local import Local, Wanted, prepared
 from runners.studies.search import Search
-from runners.studies.summary import summary
+from runners.studies.summary import edges, summary
 from runners.train import DISK_FAULTS
 
 FAILED = 76
@@ -116,17 +116,13 @@ def _run(directory: StudyDir, study: StudyFile, wanted: Wanted, options: argpars
         local = Local(directory, board, options.jobs, options.ops, known)
         stop.training = True
         local.run(wanted, stop)
-    for line in summary(reader.read(directory.path)):
+    found = reader.read(directory.path)
+    say("\n".join(summary(found)))
+    if local.full or stop.requested:
+        say(f"{'the disk is full' if local.full else 'stopped'}; the same command goes on")
+        return DISK if local.full else STOPPED
+    for line in edges(found):
         say(line)
-    return _code(local, wanted, stop)
-
-
-def _code(local: Local, wanted: Wanted, stop: Stop) -> int:
-    if local.full:
-        return DISK
-    if stop.requested:
-        say("stopped; the same command goes on")
-        return STOPPED
     return FAILED if wanted(local.cells) else 0
 
 

@@ -14,8 +14,10 @@ from runners import optim
 from runners.config import RunConfig
 from runners.loss import Loss, loss_for
 from runners.probing import Probing
+from runners.samples import Samples
 from runners.schedule import factor
 from runners.shards import Dataset
+from runners.spec import DOCUMENTS
 from runners.world import World
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -62,6 +64,7 @@ class Trainer:
         self.parameters = dict(model.named_parameters())
         self.loss = loss or loss_for(config.optim.z_loss, compiled)
         self.probing = Probing(model, world, cap)
+        self.numbered = DOCUMENTS in model.graph.inputs
 
     def step(
         self, number: int, batch: int | None = None, accepts: Callable[[Step], bool] = lambda step: not step.fault
@@ -105,7 +108,7 @@ class Trainer:
             start = first + micro * self.world.rank
             count = max(0, min(micro, self.held_out - start))
             # A process that has none left still takes part in gathering the weights.
-            loss, _ = self._losses(self.validation.batch(start if count else 0, count or 1))
+            loss, _ = self._losses(self.validation, start if count else 0, count or 1)
             total += loss.item() * count
         self.model.train()
         return self.world.sum(total.to(self.world.device)).item() / self.held_out
@@ -149,7 +152,7 @@ class Trainer:
         for start in range(0, share, self.config.train.micro):
             count = min(self.config.train.micro, share - start)
             self._reduce_gradients(start + count == share)
-            loss, z = self._losses(self.train.batch(first + start, count))
+            loss, z = self._losses(self.train, first + start, count)
             # FSDP takes the mean over the processes, and a sum is needed.
             torch.autograd.backward((loss + z_loss * z) * (count / batch * world.size))
             if self.probing.active:
@@ -163,13 +166,22 @@ class Trainer:
             # A method of FSDP's class, which takes a second to import.
             cast(Any, self.model).set_requires_gradient_sync(last)
 
-    def _losses(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = tokens.to(self.world.device)
-        outputs, targets = self.model(tokens[:, :-1]), tokens[:, 1:]
+    def _losses(self, samples: Samples, first: int, count: int) -> tuple[Tensor, Tensor]:
+        outputs, targets = self._predicted(samples, first, count)
         loss, z = self.loss(outputs, targets)
         if self.probing.active:
             self.probing.log_z(loss, outputs, targets)
         return loss, z
+
+    def _predicted(self, samples: Samples, first: int, count: int) -> tuple[Any, Tensor]:
+        """What the model puts out for some sequences, and the tokens that it should have foretold."""
+        if not self.numbered:
+            tokens = samples.batch(first, count).to(self.world.device)
+            return self.model(tokens[:, :-1]), tokens[:, 1:]
+        tokens, documents = (x.to(self.world.device) for x in samples.batch_with_documents(first, count))
+        if self.config.data.packing == "across":
+            documents.zero_()
+        return self.model(tokens[:, :-1], documents=documents), tokens[:, 1:]
 
     def _update(self, number: int, norm: Tensor) -> None:
         optim.clip(self.parameters.values(), self.config.optim.clip, norm)

@@ -20,7 +20,7 @@ from blockgraph.kernels.base import full
 from runners import saver, speed, world
 from runners.trainer import Trainer
 
-LIMIT = 150.0  # seconds after which the processes are killed
+LIMIT = 600.0  # seconds after which the processes are killed
 BLOCKS = (
     *("baseline", "soft_temp", "soft_cap", "soft_clip", "sigma_reparam"),
     *("layer_scale", "qk_norm", "qk_norm_cap", "qkv_norm", "qk_fc_norm"),

@@ -25,8 +25,9 @@ UNARY = {
     ("h", "h"): ("rope", "rms_norm", "layer_norm, width: full", "gelu", "soft_temp, beta: 2"),
     ("h", "x"): ("merge_heads",),
     ("s", "s"): (
-        "causal_mask", "causal_mask, window: 2", "softmax", "soft_clip", "soft_clip, gamma: -0.5", "soft_cap, cap: 2",
-        "soft_temp", "scale, by: 2", "scale, by: -1", "relu", "silu", "squared_relu", "layer_norm, gain: none",
+        "causal_mask", "causal_mask, window: 2", "softmax", "sigmoid", "soft_clip", "soft_clip, gamma: -0.5",
+        "soft_cap, cap: 2", "soft_temp", "scale, by: 2", "scale, by: -1", "relu", "silu", "squared_relu",
+        "layer_norm, gain: none",
     ),
 }  # fmt: skip
 BINARY = {

@@ -2,8 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import blockgraph as bg
 from blockgraph.canonical import canonical
@@ -97,11 +99,25 @@ def test_a_chain_that_others_look_into_stays_as_it_is(kind: str, tmp_path: Path)
     assert {why[: len(reason)] for why in decision.others.values()} == {reason}
 
 
-def test_a_probed_value_stays_there_to_be_probed(tmp_path: Path) -> None:
-    graph = core(tmp_path)
-    (decision,) = fuse(graph, FUSIONS, "auto", LONG, exposed=("softmax",)).decisions
-    assert decision.others == dict.fromkeys(FUSIONS, "softmax is read by a probe")
-    assert choice(graph) == "blockwise"
+@pytest.mark.parametrize(
+    ("block", "lowering"), [("qk_norm_cap", "blockwise"), ("soft_clip", "blockwise"), ("qk_norm", "sdpa")]
+)
+def test_what_a_fused_core_does_not_keep_is_recorded_apart_and_changes_no_bit(block: str, lowering: str) -> None:
+    def taken(lowering: str, *probes: str) -> tuple[Any, list[torch.Tensor]]:
+        module = bg.compile(block, d_model=64, n_heads=4, lowering=lowering, probes=probes)
+        if probes:
+            module.records = torch.full((len(module.probes.of(module.graph)), 4), torch.nan)
+        x = torch.randn(2, 40, 64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        y = module(x)
+        y.square().mean().backward()
+        return module, [y, x.grad, *(weight.grad for weight in module.parameters())]
+
+    (fused, values), (_, plain), (explicit, _) = taken(lowering, "**"), taken(lowering), taken("explicit", "**")
+    assert all(map(torch.equal, values, plain))
+    for records in (fused.records, explicit.records):
+        records[:, 0] /= records[:, 3]  # a sum as a mean
+    torch.testing.assert_close(fused.records, explicit.records, rtol=1e-5, atol=1e-6)
+    assert fused.records.abs().amax(1).min() > 0
 
 
 def test_scores_that_are_no_attention_are_left_alone() -> None:

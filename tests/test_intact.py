@@ -16,7 +16,7 @@ from runners.config import Train
 from runners.intact import refuse_state
 from runners.watch import Watch
 
-INPUTS = {"model": "", "tokenizer": "", "data": ""}
+INPUTS = dict.fromkeys(("model", "tokenizer", "data", "lowering", "compile"), "")
 FACTS = {"inputs": INPUTS, "watch": Watch(Train()).state(), "passed": [[0]]}
 
 
@@ -47,7 +47,14 @@ def entries(state, trail=()):
 
 ENTRIES = [
     *(("format",), ("step",), ("tensors",), ("tensors", "model"), ("tensors", "optim"), ("passed",)),
-    *(("inputs",), ("inputs", "model"), ("inputs", "tokenizer"), ("inputs", "data")),
+    *(
+        ("inputs",),
+        ("inputs", "model"),
+        ("inputs", "tokenizer"),
+        ("inputs", "data"),
+        ("inputs", "lowering"),
+        ("inputs", "compile"),
+    ),
     *(("watch",), ("watch", "skipped"), ("watch", "skipped_in_a_row"), ("watch", "loss_above")),
     *(("watch", "loss_above", name) for name in ("first", "smoothed", "above")),
 ]

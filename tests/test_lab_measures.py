@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners.lab.ceiling import ceiling, highest, ratio
+from runners.lab.ceiling import highest, ratio
 from runners.lab.fits import polynomial
 from runners.lab.intervals import estimate, geometric, paired, perplexity, t_quantile
 from runners.lab.sensitivity import WINDOW, sensitivity, within
+from runners.studies.stability import Edge
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 # Published: final losses of a 16M model without z-loss, flxst/output-embedding-centering.
@@ -104,18 +105,8 @@ def test_what_a_seed_shares_cancels_in_a_paired_comparison():
         paired({0: 1.0}, {1: 1.0})
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=7))
-def test_the_ceiling_is_the_end_of_what_converged_without_a_gap(verdicts):
-    found = ceiling(dict(zip(GRID, verdicts, strict=False)))
-    stable = [rate for rate in GRID if found.stable is not None and rate <= found.stable]
-    assert all(verdicts[: len(stable)])
-    assert found.diverged == (GRID[len(stable)] if len(stable) < len(verdicts) else None)
-    assert found.diverged is None or not verdicts[len(stable)]
-    assert len(stable) + len(found.again) == sum(verdicts)
-
-
 def test_a_ceiling_outside_of_the_grid_is_a_bound():
-    inside, above, below = ceiling({1: True, 2: False}), ceiling({1: True, 2: True}), ceiling({1: False, 2: False})
+    inside, above, below = Edge({}, 1.0, 2.0), Edge({}, 2.0, None), Edge({}, None, 1.0)
     assert (highest([inside, above]).at_least, highest([inside, above]).high) == (True, None)
     assert (highest([inside, below]).below, highest([inside, below]).low) == (True, None)
     found = highest([inside, inside])
@@ -123,8 +114,8 @@ def test_a_ceiling_outside_of_the_grid_is_a_bound():
 
 
 def test_the_ratio_of_ceilings_is_paired_by_seed():
-    one = {seed: ceiling({seed + 1: True, 3 * seed + 3: True, 90: False}) for seed in range(3)}
-    other = {seed: ceiling({seed + 1: True, 90: False}) for seed in range(4)}
+    one = {seed: Edge({}, 3.0 * seed + 3, 90.0) for seed in range(3)}
+    other = {seed: Edge({}, seed + 1.0, 90.0) for seed in range(4)}
     found = ratio(one, other)
     assert (found.mean, found.low, found.high, found.count) == (*[pytest.approx(3.0)] * 3, 3)
 

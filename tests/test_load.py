@@ -157,7 +157,7 @@ def test_faults_of_syntax_in_a_block_come_with_those_of_the_model():
     ("spec", "expected"),
     [
         ("baselin", "baselin: error: no spec is called 'baselin'; did you mean 'baseline'?"),
-        ("own", f"own: error: no spec is called 'own'; {LISTED}"),
+        ("zzz", f"zzz: error: no spec is called 'zzz'; {LISTED}"),
         ("./gtp.yaml", "./gtp.yaml: error: there is no file './gtp.yaml'; did you mean 'gpt.yaml'?"),
         ("folder", f"folder: error: no spec is called 'folder'; {LISTED}"),
         ("./folder", "folder: error: not a regular file"),
@@ -186,3 +186,42 @@ def test_each_file_is_read_once_and_no_other_is_opened():
     load("./gpt.yaml", n_layers=4, d_model=4, block="folder/own.yaml")
     watching = False
     assert sorted(opened) == ["gpt.yaml", "own.yaml", "qk_norm.yaml"]
+
+
+def inner(dims, nodes="{fc: {op: linear, out: d_model}}"):
+    return GPT.replace("{block: baseline}", "{block: own}").replace("  odd: {d_ff: 24}\n", "") + (
+        f"blocks:\n  own:\n    block: own\n    {dims}inputs: {{x: [batch, seq, d_model]}}\n"
+        f"    nodes: {nodes}\n    outputs: {{x: fc}}\n"
+    )
+
+
+def test_a_block_inside_a_model_knows_its_dims(tmp_path):
+    Path("inner.yaml").write_text(inner(""))
+    (block,) = load("./inner.yaml", d_model=24).nodes["layers"].blocks
+    assert dims(block)["d_model"] == 24
+    assert [str(size) for size in block.inputs["x"].sizes] == ["batch", "seq", "d_model"]
+
+
+def test_its_own_dims_may_be_made_of_them(tmp_path):
+    Path("inner.yaml").write_text(inner("dims: {wide: 4 * d_model}\n    "))
+    (block,) = load("./inner.yaml", size="small").nodes["layers"].blocks
+    assert dims(block)["wide"] == 32
+    assert dims(load("./inner.yaml", wide=40).nodes["layers"].blocks[0])["wide"] == 40
+
+
+def test_a_dim_that_neither_has_is_told_in_the_block(tmp_path):
+    Path("inner.yaml").write_text(inner("", "{fc: {op: linear, out: d_modle}}"))
+    (line, *_) = told("./inner.yaml")
+    assert line == "inner.yaml:16:35: error: fc (linear): out: no dim is called 'd_modle'; did you mean 'd_model'?"
+
+
+def test_a_faulty_dim_of_the_model_is_told_once(tmp_path):
+    Path("inner.yaml").write_text(inner("").replace("d_model: 16", "d_model: sixteen"))
+    assert [line for line in told("./inner.yaml") if "error" in line] == [
+        "inner.yaml:2:41: error: dim d_model: no dim is called 'sixteen'; dims are batch, seq, vocab, n_layers"
+    ]
+
+
+def test_a_block_in_a_file_of_its_own_does_not_know_them():
+    Path("folder/own.yaml").write_text(OWN.replace("dims: {d_model: 4, d_ff: 4 * d_model}\n", ""))
+    assert "folder/own.yaml:2:26: error: input x: no dim is called 'd_model'" in told(block="folder/own.yaml")[0]

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 import blockgraph as bg
 from blockgraph.ledger import BACKWARD
 from blockgraph.memory import Setting, rehearse, timeline
+from blockgraph.recompute import EVERYTHING, NOTHING
 from runners import runfile, sharding
 from runners.devices import DEVICES, USABLE, Device, Machines
 from runners.launch import Launch
@@ -63,14 +64,12 @@ def forward(model):
     return LOSS(model(tokens[:, :-1]), tokens[:, 1:])[0]
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [NOTHING, EVERYTHING, ("attn", "ff.act")])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_step_takes_the_bytes_that_are_planned(block, recompute):
     planned = rehearse(graph_of(block), LOSS, Setting(SEQ, torch.bfloat16, None, recompute), MICRO)
-    model = bg.compile(graph_of(block))
+    model = bg.compile(graph_of(block), recompute=recompute)
     model.compute_dtype = torch.bfloat16
-    for layer in model.blocks() if recompute else ():
-        sharding.recompute(layer)
     forward(model).backward()
     model.zero_grad()
     _, kept = measured(lambda: forward(model))
@@ -114,7 +113,7 @@ class NoData:
 def trainer(run, graph, mesh=None):
     world = World(Launch(size=RANKS if mesh else 1), torch.device("cpu"), mesh)
     with torch.device("meta"):
-        model = bg.compile(graph)
+        model = bg.compile(graph, recompute=run.config.train.recompute)
     sharding.place(model, run.config.train, world, compiled=False)
     return Trainer(model, run.config, NoData(), world, compiled=False)
 
@@ -127,7 +126,7 @@ def held_by(real):
 
 @pytest.mark.parametrize(
     ("optimizer", "micro", "checkpointing"),
-    [("adamw", 4, "none"), ("stable_adamw", 16, "block"), ("muon", 8, "none")],
+    [("adamw", 4, "none"), ("stable_adamw", 16, "block"), ("muon", 8, "[ff]")],
 )
 def test_a_trainer_takes_the_bytes_that_are_planned(tmp_path, optimizer, micro, checkpointing):
     keys = f"optim.name={optimizer}", f"train.micro_batch={micro}", f"train.checkpointing={checkpointing}"
@@ -135,7 +134,7 @@ def test_a_trainer_takes_the_bytes_that_are_planned(tmp_path, optimizer, micro, 
     real = trainer(run, graph)
     real.step(1)
     most, _ = measured(lambda: real.step(2))
-    planned = plan(run, graph, machines()).modes[checkpointing]
+    planned = plan(run, graph, machines()).modes[run.config.train.checkpoints]
     assert total(planned.parts) == pytest.approx(held_by(real) + most, rel=TOLERANCE)
 
 
@@ -147,6 +146,7 @@ def test_a_trainer_takes_the_bytes_that_are_planned(tmp_path, optimizer, micro, 
         ("qk_norm", "bf16", "block"),
         ("sigma_reparam", "bf16", "block"),
         ("baseline", "fp32", "none"),
+        ("qk_norm", "bf16", "[attn]"),
     ],
 )
 def test_a_rank_of_many_takes_the_bytes_that_are_planned(tmp_path, mesh, block, precision, checkpointing, micro):
@@ -156,8 +156,7 @@ def test_a_rank_of_many_takes_the_bytes_that_are_planned(tmp_path, mesh, block, 
     real._backward(1)
     real.optimizer.zero_grad()
     most, _ = measured(lambda: real._backward(2))
-    dtype, units = DTYPES[precision], sharding.units
-    setting = Setting(SEQ, dtype, RANKS, checkpointing == "block", again=micro < MICRO, units=units)
+    setting = Setting(SEQ, DTYPES[precision], RANKS, run.config.train.recompute, again=micro < MICRO)
     assert peak(graph, LOSS, setting, micro) == pytest.approx(most, rel=TOLERANCE)
 
 
@@ -196,7 +195,7 @@ def test_a_checkpoint_is_as_large_as_planned(tmp_path):
     assert planned == pytest.approx(sum(file.stat().st_size for file in saved.iterdir()), rel=TOLERANCE)
 
 
-@pytest.mark.parametrize(("ranks", "recompute"), [(None, False), (RANKS, False), (RANKS, True)])
+@pytest.mark.parametrize(("ranks", "recompute"), [(None, NOTHING), (RANKS, NOTHING), (RANKS, EVERYTHING)])
 @pytest.mark.parametrize("name", ["gpt", "value_residual", "streams", "shared"])
 def test_a_layer_that_is_stood_in_for_takes_what_it_would_take(name, ranks, recompute):
     graph = bg.load(name, **SIZE | {"n_layers": 7}) if name == "gpt" else bg.load(SPECS / f"{name}.yaml", n_layers=7)

@@ -1,6 +1,7 @@
 """QK-clip against a step written out in plain torch, over recomputation, the compiler and several processes."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,13 @@ from torch import Tensor, nn
 
 import blockgraph as bg
 from blockgraph.kernels.base import GraphModule
-from runners.sharding import recompute
 
 SPEC = Path(__file__).parent / "specs" / "qk_clip.yaml"
 HEADS, TAU, BATCH, SEQ = 4, 1.0, 4, 9
 
 
-def model(seed: int = 0) -> GraphModule:
-    made: GraphModule = bg.compile(SPEC, seed=seed)
+def model(recompute: Sequence[str] = ()) -> GraphModule:
+    made: GraphModule = bg.compile(SPEC, recompute=recompute)
     return made
 
 
@@ -120,9 +120,7 @@ def test_only_training_measures_and_a_step_starts_from_nothing() -> None:
 
 
 def test_recomputation_measures_the_same() -> None:
-    plain, again = model(), model()
-    for block in again.blocks():
-        recompute(block)
+    plain, again = model(), model(bg.EVERYTHING)
     for made in (plain, again):
         made(tokens()).square().mean().backward()
     torch.testing.assert_close(measured(again), measured(plain), rtol=0, atol=0)
@@ -133,8 +131,9 @@ def test_recomputation_measures_the_same() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on the first import of its compiler
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at that of every tensor
-def test_the_compiler_takes_a_block_whole_and_measures_the_same() -> None:
-    plain, compiled = model(), model()
+@pytest.mark.parametrize("names", [(), bg.EVERYTHING, ("bmm1", "mask", "softmax")])
+def test_the_compiler_takes_a_block_whole_and_measures_the_same(names: tuple[str, ...]) -> None:
+    plain, compiled = model(), model(names)
     for block in compiled.blocks():
         block.compile(fullgraph=True, backend="aot_eager")
     for made in (plain, compiled):

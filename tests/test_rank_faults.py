@@ -10,9 +10,9 @@ import torch
 from ranks import Job, on_ranks
 from train_case import assert_same, series, state, train, write_case
 
+from blockgraph.kernels.base import local
 from runners import speed
 from runners.metrics import events
-from runners.optim import local
 from runners.trainer import Trainer
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(3600)]

@@ -292,6 +292,9 @@ def test_a_changed_spec_is_refused_with_the_difference(tmp_path, tiny, capfd, mo
     assert re.search(r"run/model.yaml:\d+:1: error: was 'act: .*squared_relu.*', is now 'act: .*gelu.*'\n", told)
 
 
+@pytest.mark.slow  # compiles for half a minute
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on the first import of its compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at that of every tensor
 def test_stopping_changes_no_bit_of_a_compiled_run(tmp_path, tiny, straight, monkeypatch):
     out, overrides = tmp_path / "run", ("train.compile=true", "set.n_layers=1", "train.steps=6")
     with monkeypatch.context() as patch:

@@ -6,6 +6,10 @@ import pytest
 import torch
 
 import blockgraph
+from blockgraph import EVERYTHING
+from blockgraph.fused import FUSIONS
+from blockgraph.fusion import Target
+from blockgraph.passes import fuse
 from runners import sharding
 from runners.config import Train
 from runners.launch import Launch
@@ -17,14 +21,14 @@ SIZES = {"n_layers": 2, "d_model": 16, "n_heads": 2, "vocab": 31}
 BLOCKS = sorted(path.stem for path in (ROOT / "specs" / "blocks").glob("*.yaml"))
 
 
-def made(block, seed=0):
-    return blockgraph.compile("gpt", block=block, seed=seed, **SIZES)
+def made(block, **options):
+    return blockgraph.compile("gpt", block=block, **options, **SIZES)
 
 
-def placed(block, make=made, **train):
+def placed(block, make=made, seed=0, **options):
     with torch.device("meta"):
-        model = make(block)
-    sharding.place(model, Train.model_validate(train), World(Launch(), torch.device("cpu")), compiled=False)
+        model = make(block, **options)
+    sharding.place(model, Train(seed=seed), World(Launch(), torch.device("cpu")), compiled=False)
     return model
 
 
@@ -50,7 +54,7 @@ def test_trap_6_no_parameter_is_without_an_axis(block):
 
 
 def test_trap_7_a_recomputed_block_runs_its_hooks_once():
-    model, calls = placed("sigma_reparam", checkpointing="block"), []
+    model, calls = placed("sigma_reparam", recompute=EVERYTHING), []
     for block in model.blocks():
         block.register_forward_hook(lambda *_: calls.append(1))
     model(torch.zeros(1, 4, dtype=torch.long)).sum().backward()
@@ -61,13 +65,34 @@ def test_trap_7_a_recomputed_block_runs_its_hooks_once():
 def test_recomputing_changes_no_name_and_no_gradient(block):
     tokens = torch.arange(12).reshape(2, 6)
     found = []
-    for kind in ("none", "block"):
-        model = placed(block, checkpointing=kind)
+    for names in ((), EVERYTHING, ("attn",), ("attn.softmax", "attn.bmm2", "ff.act", "add_ff")):
+        model = placed(block, recompute=names)
         model(tokens).square().mean().backward()
         found.append({name: parameter.grad for name, parameter in model.named_parameters()})
-    torch.testing.assert_close(*found, rtol=0, atol=0)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=0)
 
 
 def test_trap_10_no_dtype_is_left_to_autocast():
     sources = [path.read_text() for folder in ("blockgraph", "runners") for path in (ROOT / folder).rglob("*.py")]
     assert not any("autocast" in source for source in sources)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_trap_9_no_attention_on_a_cpu_waits_for_a_backward_pass_that_flex_lacks_there(block, compiled):
+    target = Target(4096, "bf16", "cpu", compiled)
+    (decision,) = fuse(blockgraph.load("gpt", block=block, **SIZES), FUSIONS, "auto", target).decisions
+    assert (decision.lowering != "flex", "flex" in decision.others) == (True, True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on the first import of its compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at that of every tensor
+def test_trap_13_hooks_of_compiled_blocks_run_in_every_step():
+    model, calls = made("qk_norm"), []
+    for number, block in enumerate(model.blocks()):
+        block.register_forward_hook(lambda *_, number=number: calls.append(number))
+        block.compile(backend="aot_eager")
+    for _ in range(3):
+        model(torch.zeros(1, 4, dtype=torch.long)).sum().backward()
+    assert calls == 3 * [*range(SIZES["n_layers"])]

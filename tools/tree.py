@@ -14,10 +14,12 @@ FOLDERS = {
     "specs/ablations": "blocks that ask for the cause of divergence: an output held at a set norm, norms after all "
     "linears",
     "specs/models": "models, with their sizes as data",
+    "specs/zoo": "published models, and the maps by which Hugging Face checkpoints become them and back",
     "specs/runs": "run files",
+    "specs/studies": "study files: the papers' experiments, at full size and as proxies for two CPU cores",
     "tests": "sorted by what they need: pure Python, torch, several gloo processes (dist), a GPU (gpu)",
     "schema": "the JSON Schema for editors",
-    "docs": "the log, the data's origin and licence",
+    "docs": "studies, reliability, the log, the data's origin and licence",
     "tools": "setting up, and this tree",
     "benchmarks": "one script a question, each printing one table",
 }

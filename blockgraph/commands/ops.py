@@ -4,6 +4,7 @@ import argparse
 import inspect
 import textwrap
 from collections.abc import Iterator
+from functools import partial
 
 from pydantic.fields import FieldInfo
 
@@ -38,12 +39,16 @@ def run(args: argparse.Namespace) -> int:
 
 def described(op: type[Op]) -> list[str]:
     """The page of one op: what it computes, what it reads and gives, its fields, where it comes from, an example."""
-    ports = "any number of values" if op.variadic() else ", ".join(op.ports()) or "nothing"
+    ports = "any number of values" if op.variadic() else ", ".join(map(partial(_port, op), op.ports())) or "nothing"
     fields = list(_fields(op)) or ["  none"]
     wired = [f"weights that may be wired: {', '.join(op.weights)}"] if op.weights else []
     paper = [f"paper: {op.paper}"] if op.paper else []
     example = ["", "example:", textwrap.indent(op.example, "  ")]
     return [op.name, "", inspect.getdoc(op) or "", "", f"reads: {ports}", *wired, "fields:", *fields, *paper, *example]
+
+
+def _port(op: type[Op], name: str) -> str:
+    return name if name in op.required() else f"{name} (may be left out)"
 
 
 def _fields(op: type[Op]) -> Iterator[str]:

@@ -1,9 +1,18 @@
 """`blockgraph render`: draws a graph, or what it changes against another."""
 
 import argparse
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blockgraph.commands.common import add_settings, graph_of, own_ops, settings
+from blockgraph.errors import Place, Problem, SpecError
 from blockgraph.load import load
+
+if TYPE_CHECKING:
+    from blockgraph.figure.heat import Measured
+
+READERS = "blockgraph.measured"  # entry points: a function of run, quantity, layer and step
 
 HELP = "draw a figure: .svg .pdf .png .dot .mmd .tex"
 EXAMPLE = "blockgraph render qk_norm -o qk_norm.svg --diff baseline"
@@ -13,7 +22,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("spec", metavar="SPEC", help="a path, or the name of a shipped spec")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the file; its suffix is the format")
-    parser.add_argument("--diff", metavar="BASE", help="mark what SPEC adds to, removes from and changes in this one")
+    among = parser.add_mutually_exclusive_group()
+    among.add_argument("--diff", metavar="BASE", help="mark what SPEC adds to, removes from and changes in this one")
+    among.add_argument("--stats", metavar="RUN", type=Path, help="colour the nodes by what this run measured")
+    parser.add_argument("--quantity", metavar="NAME", default="y.rms", help="what, for --stats (default y.rms)")
+    parser.add_argument("--layer", metavar="N", type=_number, help="for --stats (default: the largest of all layers)")
+    parser.add_argument("--step", metavar="N", type=_number, help="for --stats (default: the last one)")
     parser.add_argument("--shapes", action="store_true", help="print what flows along the edges, as numbers with --set")
     parser.add_argument("--cost", action="store_true", help="print parameters and forward FLOPs of every node")
     parser.add_argument("--seq", type=_positive, default=1024, help="tokens of a sequence, for --cost (default 1024)")
@@ -34,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     suffix(args.output)
     graph = graph_of(args.spec, args)
     detail = Detail(("numbers" if args.settings else "names") if args.shapes else "", args.cost, seq=args.seq)
-    options = Options(detail, args.title, not args.no_legend, not args.compact)
+    options = Options(detail, args.title, not args.no_legend, not args.compact, _measured(args))
     if args.diff is None:
         drawn = figure(graph, options)
     else:
@@ -43,6 +57,22 @@ def run(args: argparse.Namespace) -> int:
         drawn = changes(compare(base, graph), options)
     print(f"wrote {save(drawn, args.output)}")
     return 0
+
+
+def _measured(args: argparse.Namespace) -> "Measured | None":
+    """What the run of `--stats` measured; the runners, which alone can read it, join by an entry point."""
+    if args.stats is None:
+        return None
+    for reader in entry_points(group=READERS, name="run"):
+        found: Measured = reader.load()(args.stats, args.quantity, args.layer, args.step)
+        return found
+    raise SpecError([Problem("nothing that reads runs is installed", Place(str(args.stats), 0))])
+
+
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"a whole number of at least 0, found '{text}'")
+    return int(text)
 
 
 def _positive(text: str) -> int:

@@ -116,7 +116,7 @@ def _box(box: Box) -> dict[str, str]:
     values = {
         "pos": _point((box.x, box.y)), "width": _inches(box.width - inset), "height": _inches(box.height - inset),
         "shape": _SHAPES.get(look.shape, look.shape), "label": "" if box.sub else box.label, "comment": box.about,
-        "style": _style(box), "fillcolor": PAPER if box.status == "removed" else look.fill,
+        "style": _style(box), "fillcolor": PAPER if box.status == "removed" else box.fill,
     }  # fmt: skip
     if box.shape == "double":
         values["peripheries"] = "2"

@@ -69,6 +69,7 @@ def _classes(boxes: Sequence[Box], names: Mapping[str, str]) -> Iterator[str]:
         yield f"class {','.join(names[b.slot] for b in boxes if b.kind == kind)} {kind}"
     yield from _status("added", boxes, names, f"stroke:{ADDED},stroke-width:3px")
     yield from _status("changed", boxes, names, f"stroke:{ADDED},stroke-width:2px")
+    yield from (f"style {names[box.slot]} fill:{box.tint}" for box in boxes if box.tint)
     yield from _status("removed", boxes, names, f"fill:{PAPER},stroke:{FAINT},stroke-dasharray:4 3")
 
 

@@ -31,11 +31,17 @@ class Box:
     status: Status = ""
     about: str = ""
     cluster: str = ""
+    tint: str = ""
 
     @property
     def shape(self) -> Shape:
         """The shape of its role."""
         return style.LOOKS[self.kind].shape
+
+    @property
+    def fill(self) -> str:
+        """Its own colour, or that of its role."""
+        return self.tint or style.LOOKS[self.kind].fill
 
     @property
     def extent(self) -> Rectangle:

@@ -18,7 +18,7 @@ THROUGH = "\t"  # between an output's port and the hidden node with its port beh
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One box; `slot` names its place in every variant."""
+    """One box; `slot` names its place in every variant, `tint` is its colour where that is not its role's."""
 
     slot: str
     kind: Kind
@@ -27,6 +27,7 @@ class Item:
     about: str = ""
     sub: str = ""
     status: Status = ""
+    tint: str = ""
 
     @property
     def width(self) -> float:

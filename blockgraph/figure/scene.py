@@ -47,8 +47,9 @@ def _box(item: Item, frame: Frame, plan: Plan, levels: Heights) -> Box:
     height = min(tallest, LOW.get(item.kind, tallest)) if not item.sub else tallest
     x, y = plan.x[item.slot], levels.middle[row]
     return Box(
-        item.slot, x, y, item.width, height, item.kind, item.label, item.sub, item.status, item.about, item.cluster
-    )
+        item.slot, x, y, item.width, height, item.kind, item.label, item.sub, item.status, item.about, item.cluster,
+        item.tint,
+    )  # fmt: skip
 
 
 def _wire(route: Route, points: list[Point], plan: Plan) -> Wire:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from blockgraph.figure.parts import MARKS, Box, Scene, Words, moved
 from blockgraph.figure.picture import Status
-from blockgraph.figure.style import LOOKS, SMALL, SUBTITLE, TITLE
+from blockgraph.figure.style import LOOKS, PAPER, SMALL, SUBTITLE, TITLE
 from blockgraph.figure.text import clean, width
 
 ENTRY, SWATCH, BETWEEN = 17.0, 24.0, 40.0  # height of a legend's line, width of its boxes, space between panels
@@ -31,12 +31,13 @@ def with_legend(scene: Scene) -> Scene:
     entries = [*_roles(scene), *_marks(scene)]
     left, bottom, right, _ = scene.area
     boxes, words = [], []
+    tint = PAPER if any(box.tint for box in scene.boxes) else ""  # colours then mean numbers
     x, y = left, bottom - ENTRY - 4
     for box, text in entries:
         wide = SWATCH + 5 + width(text, SMALL) + 14
         if x > left and x + wide > right:
             x, y = left, y - ENTRY
-        boxes.append(replace(box, x=x + SWATCH / 2, y=y))
+        boxes.append(replace(box, x=x + SWATCH / 2, y=y, tint=tint))
         words.append(Words(x + SWATCH + 5, y, text, SMALL, "left"))
         x += wide
     area = (left, y - ENTRY / 2 if entries else bottom, *scene.area[2:])

@@ -14,6 +14,7 @@ def finished(drawn: bytes, scene: Scene) -> str:
     ElementTree.register_namespace("", SPACE)
     root = ElementTree.fromstring(drawn)
     names = {f"n{index}": box.about or box.label for index, box in enumerate(scene.boxes)}
+    _mark(root, scene)
     for parent in list(root.iter()):
         _check(parent)
         parent.attrib.pop("id", None)
@@ -23,6 +24,17 @@ def finished(drawn: bytes, scene: Scene) -> str:
     root.set("role", "img")
     root.set("aria-label", scene.about)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _mark(root: Element, scene: Scene) -> None:
+    """Say which shape and which text show a measured node, so that a page can put another step's number there."""
+    with_sub = [box for box in scene.boxes if box.sub]
+    marks = {f"n{i}": ("data-node", box.slot) for i, box in enumerate(scene.boxes) if box.tint and box.sub}
+    marks |= {f"t{len(scene.words) + 2 * i + 1}": ("data-value", b.slot) for i, b in enumerate(with_sub) if b.tint}
+    for group in root.iter(f"{{{SPACE}}}g"):
+        name = group.findtext(f"{{{SPACE}}}title", "")
+        if name in marks:
+            group.set(*marks[name])
 
 
 def _check(element: Element) -> None:

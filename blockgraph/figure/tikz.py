@@ -114,12 +114,18 @@ def _path(wire: Wire, scene: Scene) -> str:
 def _boxes(scene: Scene) -> Iterator[str]:
     for box in scene.boxes:
         if box.shape != "text":
-            fill = "paper" if box.status == "removed" else f"{box.kind}fill"
+            fill = "paper" if box.status == "removed" else _tint(box.tint) or f"{box.kind}fill"
             for outline in _outlines(box):
                 yield rf"\draw[{_pen(box)}, fill={fill}] {outline};"
         if not box.sub:
             colour = "faint" if box.status == "removed" else "ink"
             yield rf"\node at {_at((box.x, box.y))} {{{_text(box.label, LABEL, colour)}}};"
+
+
+def _tint(colour: str) -> str:
+    """A colour of a box's own, in the words of xcolor."""
+    parts = zip(("red", "green", "blue"), (1, 3, 5), strict=True)
+    return f"{{rgb,255:{';'.join(f'{name},{int(colour[i : i + 2], 16)}' for name, i in parts)}}}" if colour else ""
 
 
 def _pen(box: Box) -> str:

@@ -18,7 +18,7 @@ from blockgraph.ops.soft_temp import SoftTemp
 from blockgraph.ops.softmax import Softmax
 from blockgraph.types import Flow, Type
 
-LONG = 512  # tokens from which fused kernels are faster than the chain on the CPU (docs/log.md, 2026-11-22)
+LONG = 1024  # tokens from which fused kernels are faster than the chain on the CPU (docs/log.md, attention core)
 
 
 class Attention(Fusion):
@@ -54,6 +54,9 @@ class Attention(Fusion):
         """The chain's numbers, and its queries, keys and values."""
         first, *middle, last = chain
         inputs = {"q": first.inputs["a"], "k": first.inputs["b"], "v": last.inputs["b"]}
+        for node in middle:
+            if len(node.inputs) > 1:
+                raise OpError(f"{node.path} reads {', '.join(map(str, [*node.inputs.values()][1:]))} too")
         _refuse_other_products(first, last, middle[-1], graph.type_of(inputs["q"]))
         factors, cap, unsigned = _factors_and_cap(chain)
         masks = [node.op for node in middle if isinstance(node.op, CausalMask)]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 WRAPPERS = ("_checkpoint_wrapped_module", "_orig_mod")  # names that torch puts between ours
 
@@ -52,6 +53,12 @@ def full(x: Tensor) -> Tensor:
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
+def local(x: Tensor) -> Tensor:
+    """This rank's shard of a tensor, or all of one that is whole."""
+    shard: Tensor = x.to_local() if hasattr(x, "to_local") else x
+    return shard
+
+
 def assign(x: Tensor, value: Tensor) -> None:
     """Set a tensor, or this rank's shard of it, from the full value, which is equal on all ranks."""
     x.copy_(placed(value, x))
@@ -73,6 +80,11 @@ def take_greatest(tensors: list[Tensor]) -> None:
         dist.all_reduce(packed, dist.ReduceOp.MAX)
         for x, value in zip(tensors, torch.split(packed, [x.numel() for x in tensors]), strict=True):
             x.copy_(value.view_as(x))
+
+
+def recomputed(part: Callable[..., Any], *inputs: Tensor) -> Any:
+    """What a part of a forward pass makes of its inputs, which alone are kept: the backward pass runs it again."""
+    return checkpoint(part, *inputs, use_reentrant=False)
 
 
 class Parameters(nn.Module):

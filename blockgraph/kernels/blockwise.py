@@ -56,7 +56,7 @@ class _Blocks:
     seq: int
     window: int | None
     device: torch.device
-    masks: dict[int, Tensor | None] = field(default_factory=dict)
+    biases: dict[int, Tensor | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = -(-self.seq // _BLOCK)
@@ -69,23 +69,25 @@ class _Blocks:
         return F.pad(x_BHTK, (0, 0, 0, missing)) if missing else x_BHTK
 
     def seen(self, rows: slice) -> Iterator[tuple[slice, Tensor | None]]:
-        """_Blocks of keys that some of these queries see, with what is hidden in them, if anything is.
+        """Blocks of keys that some of these queries see, with a bias where something in them is hidden.
 
         The queries' own block comes first, so that each row has a finite score from then on.
         """
         for columns in reversed(self.rows[: rows.start // self.size + 1]):
             distance = rows.start - columns.start
             if self.window is None or distance - self.size + 1 < self.window:
-                yield columns, self.hidden(distance)
+                yield columns, self.bias(distance)
 
-    def hidden(self, distance: int) -> Tensor | None:
-        """Where a key is later than its query, or `window` tokens before it; None where it never is."""
-        if distance not in self.masks:
+    def bias(self, distance: int) -> Tensor | None:
+        """Minus infinity where a key is later than its query, or `window` tokens before it; None where it never is."""
+        if distance not in self.biases:
             back_RC = torch.arange(self.size, device=self.device)[:, None] - torch.arange(self.size, device=self.device)
             back_RC = back_RC + distance
             hidden_RC = (back_RC < 0) if self.window is None else (back_RC < 0) | (back_RC >= self.window)
-            self.masks[distance] = hidden_RC if hidden_RC.any() else None
-        return self.masks[distance]
+            # A sum is vectorized by torch.compile, and a mask is not.
+            bias_RC = torch.zeros(hidden_RC.shape, device=self.device).masked_fill(hidden_RC, -math.inf)
+            self.biases[distance] = bias_RC if hidden_RC.any() else None
+        return self.biases[distance]
 
 
 def _attend(
@@ -210,16 +212,16 @@ def _row(
     most_GR1 = q.new_full((*q_GRK.shape[:2], 1), -math.inf, dtype=torch.float32)
     norm_GR1 = torch.zeros_like(most_GR1)
     out_GRK = torch.zeros(*q_GRK.shape[:2], v.shape[-1], device=q.device)
-    for columns, hidden in blocks.seen(rows):
+    for columns, bias in blocks.seen(rows):
         values = None if clip is not None else v[:, columns]
-        _compiled(_add, blocks)(q_GRK, k[:, columns], values, hidden, scale, cap, most_GR1, norm_GR1, out_GRK)
+        _compiled(_add, blocks)(q_GRK, k[:, columns], values, bias, scale, cap, most_GR1, norm_GR1, out_GRK)
     logs_GR1 = most_GR1 + norm_GR1.log()
     if clip is None:
         return logs_GR1, out_GRK / norm_GR1
     inner_GRK = torch.zeros_like(out_GRK)
-    for columns, hidden in blocks.seen(rows):
+    for columns, bias in blocks.seen(rows):
         clipped = _compiled(_add_clipped, blocks)
-        clipped(q_GRK, k[:, columns], v[:, columns], hidden, scale, cap, clip, logs_GR1, out_GRK, inner_GRK)
+        clipped(q_GRK, k[:, columns], v[:, columns], bias, scale, cap, clip, logs_GR1, out_GRK, inner_GRK)
     return logs_GR1, out_GRK, inner_GRK
 
 
@@ -233,22 +235,21 @@ def _row_backward(
     grad_GRK = grad[:, rows]
     mean_GR1 = (grad_GRK.float() * inner[:, rows].float()).sum(-1, keepdim=True)
     here = (q[:, rows], grad_GRK, lse[:, rows], mean_GR1, dq[:, rows])
-    for columns, hidden in blocks.seen(rows):
+    for columns, bias in blocks.seen(rows):
         there = (k[:, columns], v[:, columns], dk[:, columns], dv[:, columns])
-        _compiled(_add_gradients, blocks)(*here, *there, hidden, scale, cap, clip)
+        _compiled(_add_gradients, blocks)(*here, *there, bias, scale, cap, clip)
 
 
 def _add(
-    q: Tensor, k: Tensor, v: Tensor | None, hidden: Tensor | None, scale: Tensor, cap: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor | None, bias: Tensor | None, scale: Tensor, cap: Tensor | None,
     most: Tensor, norm: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """Add one block to the running softmax: the largest score so far, the sum of exponentials, the sum of values."""
     products = torch.bmm(q.float(), k.float().mT)
-    visible = products if hidden is None else products.masked_fill(hidden, -math.inf)
+    visible = products if bias is None else products + bias
     # A cap rises with its scores, so the largest comes from the largest product.
     larger = torch.maximum(most, _scores(visible.amax(-1, keepdim=True), scale, cap)[0])
-    weights = torch.exp(_scores(products, scale, cap)[0] - larger)
-    weights = weights if hidden is None else weights.masked_fill(hidden, 0.0)
+    weights, _ = _weights(products, bias, scale, cap, larger)
     shrunk = torch.exp(most - larger)
     norm.mul_(shrunk).add_(weights.sum(-1, keepdim=True))
     if v is not None:
@@ -257,11 +258,11 @@ def _add(
 
 
 def _add_clipped(
-    q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, scale: Tensor, cap: Tensor | None, clip: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: Tensor, cap: Tensor | None, clip: Tensor,
     lse: Tensor, out: Tensor, inner: Tensor,
 ) -> None:  # fmt: skip
     """Add one block to the sums of values under clipped weights: all of them, and those that the clip leaves alone."""
-    weights, _ = _weights(torch.bmm(q.float(), k.float().mT), hidden, scale, cap, lse)
+    weights, _ = _weights(torch.bmm(q.float(), k.float().mT), bias, scale, cap, lse)
     clipped, slope = _clipped(weights, clip)
     out.add_(torch.bmm(clipped.to(v.dtype), v))
     inner.add_(torch.bmm((weights * slope).to(v.dtype), v))
@@ -270,10 +271,10 @@ def _add_clipped(
 def _add_gradients(
     q: Tensor, grad: Tensor, lse: Tensor, mean: Tensor, dq: Tensor,
     k: Tensor, v: Tensor, dk: Tensor, dv: Tensor,
-    hidden: Tensor | None, scale: Tensor, cap: Tensor | None, clip: Tensor | None,
+    bias: Tensor | None, scale: Tensor, cap: Tensor | None, clip: Tensor | None,
 ) -> None:  # fmt: skip
     """Add what one block gives to the gradients; `mean` is each row's mean of the weights' gradient."""
-    weights, rise = _weights(torch.bmm(q.float(), k.float().mT), hidden, scale, cap, lse)
+    weights, rise = _weights(torch.bmm(q.float(), k.float().mT), bias, scale, cap, lse)
     d_weights = torch.bmm(grad.float(), v.float().mT)
     used = weights
     if clip is not None:
@@ -295,12 +296,11 @@ def _scores(products: Tensor, scale: Tensor, cap: Tensor | None) -> tuple[Tensor
 
 
 def _weights(
-    products: Tensor, hidden: Tensor | None, scale: Tensor, cap: Tensor | None, lse: Tensor
+    products: Tensor, bias: Tensor | None, scale: Tensor, cap: Tensor | None, lse: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Softmax weights of products with a known normaliser, and how fast the scores rise."""
     scores, rise = _scores(products, scale, cap)
-    weights = torch.exp(scores - lse)
-    return (weights if hidden is None else weights.masked_fill(hidden, 0.0)), rise
+    return torch.exp((scores if bias is None else scores + bias) - lse), rise
 
 
 def _clipped(weights: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Linear maps, norms and gains. Axes: B batch, T tokens, H heads, K features of a head."""
+"""Linear maps, norms, gains and gates. Axes: B batch, T tokens, H heads, K features of a head."""
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,11 @@ from torch import Tensor
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` in the dtype of `x`; fp32 master weights are rounded here, and gradients come back fp32."""
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def learned_positions(x_BTD: Tensor, weight_SD: Tensor) -> Tensor:
+    """The first T of the S rows of a table added to the tokens, in their dtype; T above S raises `RuntimeError`."""
+    return x_BTD + weight_SD.narrow(0, 0, x_BTD.shape[-2]).to(x_BTD.dtype)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
@@ -46,6 +51,16 @@ def head_gain(x_BHTK: Tensor, weight: Tensor | None = None, bias: Tensor | None 
 def layer_scale(x: Tensor, weight: Tensor) -> Tensor:
     """`weight * x` in the dtype of `x`."""
     return x * weight.to(x.dtype)
+
+
+def dynamic_tanh(x: Tensor, weight: Tensor, bias: Tensor, alpha: Tensor) -> Tensor:
+    """`weight * tanh(alpha * x) + bias` in fp32, given back in the dtype of `x`."""
+    return (weight.float() * torch.tanh(alpha.float() * x.float()) + bias.float()).to(x.dtype)
+
+
+def sigmoid(x: Tensor, shift: float = 0.0) -> Tensor:
+    """`1 / (1 + exp(-(x + shift)))` in fp32, given back in the dtype of `x`."""
+    return torch.sigmoid(x.float() + shift).to(x.dtype)
 
 
 def opened(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:

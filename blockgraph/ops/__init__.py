@@ -3,12 +3,14 @@
 from blockgraph.op import Op, table
 from blockgraph.ops.add import Add
 from blockgraph.ops.causal_mask import CausalMask
+from blockgraph.ops.dynamic_tanh import DynamicTanh
 from blockgraph.ops.embedding import Embedding
 from blockgraph.ops.gelu import Gelu
 from blockgraph.ops.hold_norm import HoldNorm
 from blockgraph.ops.l2_norm import L2Norm
 from blockgraph.ops.layer_norm import LayerNorm
 from blockgraph.ops.layer_scale import LayerScale
+from blockgraph.ops.learned_positions import LearnedPositions
 from blockgraph.ops.linear import Linear
 from blockgraph.ops.matmul import Matmul
 from blockgraph.ops.merge_heads import MergeHeads
@@ -16,10 +18,12 @@ from blockgraph.ops.multiply import Multiply
 from blockgraph.ops.parameter import Parameter
 from blockgraph.ops.qk_clip import QkClip
 from blockgraph.ops.relu import Relu
+from blockgraph.ops.repeat_heads import RepeatHeads
 from blockgraph.ops.rms_norm import RmsNorm
 from blockgraph.ops.rope import Rope
 from blockgraph.ops.scale import Scale
 from blockgraph.ops.sigma_reparam import SigmaReparam
+from blockgraph.ops.sigmoid import Sigmoid
 from blockgraph.ops.silu import Silu
 from blockgraph.ops.soft_cap import SoftCap
 from blockgraph.ops.soft_clip import SoftClip
@@ -32,13 +36,16 @@ from blockgraph.ops.stack import Stack
 OPS = table(
     (
         Embedding,
+        LearnedPositions,
         Linear,
         Parameter,
         LayerNorm,
         RmsNorm,
         L2Norm,
+        DynamicTanh,
         HoldNorm,
         SplitHeads,
+        RepeatHeads,
         MergeHeads,
         Rope,
         Matmul,
@@ -54,6 +61,7 @@ OPS = table(
         Relu,
         Gelu,
         Silu,
+        Sigmoid,
         Add,
         Multiply,
         SigmaReparam,

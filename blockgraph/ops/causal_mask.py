@@ -1,4 +1,4 @@
-"""Causal mask, with an optional sliding window. Axes: T queries, S keys."""
+"""Causal mask, with an optional sliding window and within documents. Axes: T queries, S keys."""
 
 from typing import ClassVar
 
@@ -13,7 +13,10 @@ from blockgraph.types import TOKENS, Flow, Type
 class CausalMask(Op):
     """`x[t, s] if t - window < s <= t else -inf`: query t sees key s when it is not later, and not too far back.
 
-    Scores [..., seq, seq] -> [..., seq, seq]; it stands after every cap and before the softmax.
+    Scores [..., seq, seq] -> [..., seq, seq]; it stands after every cap and before the softmax. Where `documents`
+    [batch, seq] is wired, the number of the document that each token stands in, a query sees the keys of its own alone.
+    A run gives the numbers to a model that has an input of that name. RoPE is relative, so its angles between the
+    tokens of a document do not depend on where in the sequence the document begins.
     """
 
     name: ClassVar = "causal_mask"
@@ -24,15 +27,19 @@ class CausalMask(Op):
         None, description="how many tokens a query sees, itself included; all earlier ones when left out"
     )
 
-    def infer(self, x: Type) -> Type:
-        """Scores in which no later key remains."""
+    def infer(self, x: Type, documents: Type | None = None) -> Type:
+        """Scores in which no later key remains, and none of another document."""
         if len(x.sizes) < 2 or x.sizes[-2:] != (TOKENS, TOKENS):
             raise OpError("expects scores [..., seq, seq], found {}", x)
         if x.flow is Flow.WEIGHTS:
             raise OpError("masks logits, and these are weights already; put the mask before the softmax")
+        if documents and (documents.kind != "int" or documents.sizes != (x.sizes[0], TOKENS) or len(x.sizes) < 3):
+            raise OpError(
+                "expects documents [batch, seq] for scores [batch, ..., seq, seq], found {} and {}", documents, x
+            )
         return x.with_flow(Flow.MASKED if x.flow in (Flow.PAIRS, Flow.MASKED) else Flow.ALL)
 
-    def lower(self, site: Site, x: str) -> str:
+    def lower(self, site: Site, x: str, documents: str = "") -> str:
         """`masked_fill` with minus infinity."""
         window = f", {site.size(self.window)}" if self.window else ""
-        return f"causal_mask({x}{window})"
+        return f"causal_mask({x}{window}{f', documents={documents}' if documents else ''})"

@@ -1,12 +1,17 @@
 """Gaussian error linear unit (Hendrycks and Gimpel, arXiv 1606.08415)."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from blockgraph.op import Pointwise, Site, Style
 
 
 class Gelu(Pointwise):
-    """`x * Phi(x)`, entry by entry. [...] -> [...]."""
+    """`x * Phi(x)`, entry by entry, with Phi the normal distribution function. [...] -> [...].
+
+    With `approximate: tanh` Phi is `(1 + tanh(sqrt(2/pi) * (x + 0.044715 x**3))) / 2`, as in GPT-2 and Gemma.
+    """
 
     name: ClassVar = "gelu"
     style: ClassVar = Style("activation", "GELU")
@@ -14,6 +19,8 @@ class Gelu(Pointwise):
     example: ClassVar = "act: {op: gelu, in: x}"
     keeps_zero: ClassVar = True
 
+    approximate: Literal["none", "tanh"] = Field("none", description="how Phi is computed: exactly, or by a tanh")
+
     def lower(self, site: Site, x: str) -> str:
         """Plain torch."""
-        return f"F.gelu({x})"
+        return f"F.gelu({x})" if self.approximate == "none" else f'F.gelu({x}, approximate="tanh")'

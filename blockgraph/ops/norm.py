@@ -41,7 +41,7 @@ class Norm(WeightedOp):
 
     def lower(self, site: Site, x: str, weight: str = "", bias: str = "") -> str:
         """One call of the norm's kernel; over all heads it merges them first."""
-        tensors = [f"weight={self.factor(weight)}"] * bool(weight) + [f"bias={bias}"] * bool(bias)
+        tensors = [f"weight={self.feature_gain(weight)}"] * bool(weight) + [f"bias={bias}"] * bool(bias)
         eps = f"eps={site.number(self.eps)}"
         if self.width == "full":
             return f"split_heads({self._call(f'merge_heads({x})', *tensors, eps)}, {x}.shape[1])"
@@ -49,7 +49,7 @@ class Norm(WeightedOp):
             return f"head_gain({', '.join((self._call(x, eps), *tensors))})"
         return self._call(x, *tensors, eps)
 
-    def factor(self, weight: str = "", **tensors: str) -> str:
+    def feature_gain(self, weight: str = "", **tensors: str) -> str:
         """The weight, or one more than it."""
         return f"1.0 + {weight}.float()" if self.gain == "1+w" else weight
 

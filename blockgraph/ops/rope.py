@@ -15,7 +15,9 @@ class Rope(Op):
     """Rotates pairs (a, b) of features by `t * base**(-2i/K)`: `(a cos - b sin, a sin + b cos)`, in fp32.
 
     [..., seq, K] -> [..., seq, K]; t is the position from 0 on, i counts the pairs. `half` pairs the first half with
-    the second, `interleaved` pairs neighbours.
+    the second, `interleaved` pairs neighbours. `factor` slows every pair, as if positions were that much closer; with
+    `length`, pairs that turn `fast` times or more in so many tokens keep their pace, and between `slow` and `fast` it
+    changes in step with the turns (Llama 3, arXiv 2407.21783).
     """
 
     name: ClassVar = "rope"
@@ -28,6 +30,13 @@ class Rope(Op):
     pairs: Literal["half", "interleaved"] = Field("half", description="which features form a pair")
     width: SizeField | None = Field(None, description="rotate only the first so many features; all when left out")
 
+    factor: Positive = Field(number_of(1.0), description="slows the rotation, for longer texts than trained on")
+    length: SizeField | None = Field(
+        None, description="tokens of the texts trained on; then fast pairs keep their pace"
+    )
+    slow: Positive = Field(number_of(1.0), description="turns in `length` up to which the whole factor counts")
+    fast: Positive = Field(number_of(4.0), description="turns in `length` from which on it does not")
+
     def infer(self, x: Type) -> Type:
         """The input's type; the rotated width has to be even."""
         if len(x.sizes) < 3 or x.sizes[-2] != TOKENS:
@@ -35,10 +44,19 @@ class Rope(Op):
         width = self.width or x.last
         if width.known is not None and (width.known % 2 or width.known > (x.last.known or width.known)):
             raise OpError("rotates an even number of features up to {}, found {}", x.last, width)
+        if self.slow.value is not None and self.fast.value is not None and self.slow.value >= self.fast.value:
+            raise OpError(f"slow has to be less than fast, found {self.slow} and {self.fast}")
         return x.mixed()
 
     def lower(self, site: Site, x: str) -> str:
         """The rotation; angles are made from the positions, so nothing has to be stored."""
         width = f", width={site.size(self.width)}" if self.width else ""
         pairs = ", interleaved=True" if self.pairs == "interleaved" else ""
-        return f"rope({x}, {site.number(self.base)}{width}{pairs})"
+        return f"rope({x}, {site.number(self.base)}{width}{pairs}{self._slowed(site)})"
+
+    def _slowed(self, site: Site) -> str:
+        factor = f", factor={site.number(self.factor)}" if "factor" in self.model_fields_set else ""
+        if self.length is None:
+            return factor
+        turns = ", ".join((f"{site.size(self.length)}.0", site.number(self.slow), site.number(self.fast)))
+        return f"{factor}, turns=({turns})"

@@ -1,22 +1,10 @@
-"""The highest learning rate at which a block trains, of one seed and over several."""
+"""The highest learning rate at which a block trains, over seeds, and how many times higher it is than another's."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from runners.lab.intervals import Estimate, geometric
-
-
-@dataclass(frozen=True, slots=True)
-class Ceiling:
-    """Where one seed's stable learning rates end.
-
-    `stable` is the highest rate up to which all converged, None where the lowest already diverged; `diverged` is the
-    next one tried, None where the whole grid converged. `again` are higher rates at which it converged all the same.
-    """
-
-    stable: float | None
-    diverged: float | None
-    again: tuple[float, ...] = ()
+from runners.studies.stability import Edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +21,7 @@ class Highest:
     below: bool
 
 
-def ceiling(converged: Mapping[float, bool]) -> Ceiling:
-    """The ceiling of one seed, from whether it converged at each rate. Raises `ValueError` where none was run."""
-    if not converged:
-        raise ValueError("a ceiling needs a learning rate that was run")
-    rates = sorted(converged)
-    end = next((index for index, rate in enumerate(rates) if not converged[rate]), len(rates))
-    again = tuple(rate for rate in rates[end:] if converged[rate])
-    return Ceiling(rates[end - 1] if end else None, rates[end] if end < len(rates) else None, again)
-
-
-def highest(ceilings: Iterable[Ceiling]) -> Highest:
+def highest(ceilings: Iterable[Edge]) -> Highest:
     """Several seeds' ceilings in one. Raises `ValueError` for none."""
     found = list(ceilings)
     below, at_least = any(c.stable is None for c in found), any(c.diverged is None for c in found)
@@ -58,7 +36,7 @@ def highest(ceilings: Iterable[Ceiling]) -> Highest:
     )
 
 
-def ratio(one: Mapping[int, Ceiling], other: Mapping[int, Ceiling]) -> Estimate:
+def ratio(one: Mapping[int, Edge], other: Mapping[int, Edge]) -> Estimate:
     """How many times higher one block's ceiling is than another's, over the seeds of both.
 
     Raises `ValueError` where they share none.
@@ -66,7 +44,7 @@ def ratio(one: Mapping[int, Ceiling], other: Mapping[int, Ceiling]) -> Estimate:
     return geometric(_level(one[seed]) / _level(other[seed]) for seed in sorted(one.keys() & other.keys()))
 
 
-def _level(found: Ceiling) -> float:
+def _level(found: Edge) -> float:
     """The highest stable rate; the lowest that was tried bounds one that lies below it."""
     level = found.diverged if found.stable is None else found.stable
     assert level is not None  # a rate was tried, and it either converged or diverged

@@ -1,14 +1,13 @@
 """A study as its sections read it: trials by arm, size, learning rate and seed, each with its verdict."""
 
 import math
-import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean, median
 
-from runners.lab.ceiling import Ceiling, ceiling
 from runners.lab.trials import Trial, distinct
+from runners.studies.stability import Edge, edge, verdicts
 from runners.study import Study
 
 REFERENCES = ("qk_norm", "baseline")  # what others are compared with, the first of them that the study has
@@ -53,16 +52,15 @@ class Lab:
         ]  # fmt: skip
 
     def converged(self, trial: Trial, margin: float | None = None) -> bool:
-        """The verdict on a trial that ended, by the rule that `rule` states."""
-        assert trial.loss is not None
-        return trial.loss <= self._bound(trial, margin)
+        """The verdict on a trial that ended, by the rule that `rule` states, or with another margin."""
+        return self._verdicts(self._margin if margin is None else margin)[trial.cell.name]
 
-    def ceilings(self, arm: str, size: str, margin: float | None = None) -> dict[int, Ceiling]:
-        """The highest stable learning rate of each seed."""
+    def ceilings(self, arm: str, size: str, margin: float | None = None) -> dict[int, Edge]:
+        """Where the stable learning rates of each seed end."""
         found: dict[int, dict[float, bool]] = {}
         for trial in self.of(arm, size):
             found.setdefault(trial.seed, {})[trial.lr] = self.converged(trial, margin)
-        return {seed: ceiling(verdicts) for seed, verdicts in sorted(found.items())}
+        return {seed: edge({}, outcomes) for seed, outcomes in sorted(found.items())}
 
     def losses(self, arm: str, size: str, lr: float) -> dict[int, float]:
         """Final validation loss of each seed, infinite where it diverged."""
@@ -104,8 +102,8 @@ class Lab:
             told += f", or the final validation loss is above {rule['val_above']:g} nats"
         if self._margin is not None:
             told += (
-                f", or the final validation loss lies more than {self._margin:g} nats above the lowest of the runs "
-                "that differ in nothing but the learning rate"
+                f", or the final validation loss lies more than {self._margin:g} nats above the lowest at a lower "
+                "learning rate, everything else equal"
             )
         return f"Diverged: {told}."
 
@@ -114,24 +112,14 @@ class Lab:
         given: float | None = self.study.rule["val_margin"]
         return self.margin if given is None and self.study.rule["val_above"] is None else given
 
-    def _bound(self, trial: Trial, margin: float | None) -> float:
-        """The loss above which a trial counts as diverged."""
-        above = self.study.rule["val_above"]
-        allowed = self._margin if margin is None else margin
-        least = min(self._alike[trial.arm, trial.size, trial.seed])
-        bounds = (math.inf if above is None else above, math.inf if allowed is None else least + allowed)
-        return min(*bounds, sys.float_info.max)  # an infinite loss is above any bound
+    def _verdicts(self, margin: float | None) -> Mapping[str, bool]:
+        """Whether each cell that ended is stable, at a margin."""
+        if margin not in self._judged:
+            judged = verdicts(replace(self.study, rule=self.study.rule | {"val_margin": margin}))
+            self._judged[margin] = {name: verdict.stable for name, verdict in judged.items()}
+        return self._judged[margin]
 
     @cached_property
-    def _alike(self) -> Mapping[tuple[str, str, int], list[float]]:
-        """Final losses of the trials that differ in nothing but the learning rate."""
-        found: dict[tuple[str, str, int], list[float]] = {}
-        for trial in self.trials:
-            if trial.loss is not None:
-                found.setdefault((trial.arm, trial.size, trial.seed), []).append(trial.loss)
-        return found
-
-
-def rates_in_words(rates: Iterable[float]) -> str:
-    """Learning rates as a list."""
-    return ", ".join(f"{rate:g}" for rate in rates)
+    def _judged(self) -> dict[float | None, dict[str, bool]]:
+        """Verdicts at the margins that were asked for so far."""
+        return {}

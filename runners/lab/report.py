@@ -5,11 +5,42 @@ from dataclasses import dataclass
 
 from runners.lab.lab import Lab
 from runners.lab.section import Section, Table
-from runners.lab.sections import curves, rates, table3, table4
+from runners.lab.sections import (
+    attention,
+    blockmap,
+    curves,
+    epsilon,
+    forecast,
+    knobs,
+    norms,
+    output,
+    rates,
+    shape,
+    softmax,
+    table3,
+    table4,
+)
 from runners.lab.words import number
 from runners.study import Cell
 
-SECTIONS: tuple[Callable[[Lab], Section], ...] = (table3.section, table4.section, curves.section, rates.section)
+SECTIONS: tuple[Callable[[Lab], Section], ...] = tuple(
+    module.section
+    for module in (
+        table3,
+        table4,
+        curves,
+        norms,
+        blockmap,
+        softmax,
+        attention,
+        rates,
+        shape,
+        forecast,
+        knobs,
+        output,
+        epsilon,
+    )
+)
 ORDER = ("finished", "diverged", "running", "stopped", "failed", "missing")
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from runners.lab.plots import Figure
+from runners.lab.slider import Slider
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One question and its answer; `missing` says what the study lacks for it, where it has none."""
+    """One question and its answer; `missing` says what the study lacks for it, where it has none.
+
+    Where pages can have sliders, these stand in the place of the figures.
+    """
 
     title: str
     text: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
+    sliders: tuple[Slider, ...] = ()
     missing: str = ""

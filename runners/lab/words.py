@@ -39,9 +39,9 @@ def bound(found: Highest) -> str:
     return "≥ " if found.at_least else "< " if found.below else ""
 
 
-def count(parameters: int) -> str:
-    """A number of parameters, such as 2.4M."""
+def count(number: float) -> str:
+    """A large number, such as 2.4M parameters."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if parameters >= size:
-            return f"{parameters / size:.3g}{unit}"
-    return str(parameters)
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:g}"

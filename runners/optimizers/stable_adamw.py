@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from blockgraph.kernels.base import local
+
 PIECE = 2**17  # numbers a thread works on at once; the three arrays of that length stay in its cache
 SMALLEST = torch.finfo(torch.float32).tiny  # of eps^2; below it a gradient of 0 would be divided by 0
 Sharding = tuple[Any, tuple[Any, ...]]
@@ -70,8 +72,8 @@ class StableAdamW(torch.optim.AdamW):
             self._init_group(group, *lists)  # type: ignore[no-untyped-call]
             params, grads, exp_avgs, exp_avg_sqs, _, steps = lists
             for param, grad, *state in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
-                local = map(_local, (param, grad.to(param.dtype), *state))
-                found.setdefault(_sharding(param), []).append(_Shard(group, param.numel(), *local))
+                held = map(local, (param, grad.to(param.dtype), *state))
+                found.setdefault(_sharding(param), []).append(_Shard(group, param.numel(), *held))
         return found
 
     def _shares(self, shards: list[_Shard], sharding: Sharding) -> Sequence[Any]:
@@ -115,11 +117,6 @@ def _unclipped(param: Tensor, lr: float, decay: float, share: Any) -> float:
         return decay / share
     param.mul_(1 - lr * decay)
     return 0.0
-
-
-def _local(x: Tensor) -> Tensor:
-    """This process's part of a tensor that may be sharded."""
-    return x.to_local() if hasattr(x, "to_local") else x
 
 
 def _sharding(param: Tensor) -> Sharding:

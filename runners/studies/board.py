@@ -143,7 +143,7 @@ def told_end(cell: Cell) -> str:
         return f"diverged after step {step}: {facts['reason']}"
     if cell.state == "failed":
         return f"failed: {facts['reason']}"
-    return f"{cell.state} after step {step}"
+    return f"stopped after step {step}" if step else "stopped before its first step"
 
 
 def _last_row(series: Path) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from pathlib import Path
 import blockgraph
 from runners import study as reader
 from runners.devices import DEVICES
+from runners.flops import step_flops
 from runners.plan import UTILISATION
 from runners.progress import clock
 from runners.studies.file import Planned, StudyFile
 from runners.studies.fork import forked
 from runners.studies.local import cores, prepared
 
-BACKWARD = 2  # matrix products of the backward pass for each one of the forward pass
 STEPS = 3  # that are timed, after one that warms up
 HEAD = ("cell", "parameters", "tokens", "time", "state")
 
@@ -38,18 +38,19 @@ class Times:
 
 def flops(study: StudyFile, cell: Planned) -> int:
     """FLOP of matrix products in all steps of a cell."""
-    config = cell.run.config
-    forward = blockgraph.cost(study.graph(cell.run)).flops(batch=config.train.batch, seq=config.data.seq)
-    return (1 + BACKWARD) * forward * config.train.steps
+    train = cell.run.config.train
+    return step_flops(study.graph(cell.run), cell.run.config, train.recompute) * train.steps
 
 
 def listing(study: StudyFile, cells: list[Planned], out: Path, jobs: int) -> str:
     """A table of the cells with what each costs, and what those that have not ended cost together."""
     begun = reader.read(out).cells if (out / reader.CELLS).exists() else []
     states = {cell.name: cell.state for cell in begun}
-    seconds, basis = _seconds(study, cells, jobs)
+    jobs = study.config.slurm.at_once if study.config.slurm else jobs
     left = [cell for cell in cells if states.get(cell.name) not in reader.ENDED]
-    rows = [HEAD, *(_row(study, cell, seconds(cell), states.get(cell.name, "missing")) for cell in cells)]
+    seconds, basis = _seconds(study, left, jobs)
+    times = {cell.name: clock(seconds(cell)) for cell in left}
+    rows = [HEAD, *(_row(study, cell, times.get(cell.name, ""), states.get(cell.name, "missing")) for cell in cells)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = "\n".join(_line(row, widths) for row in rows)
     total = clock(sum(map(seconds, left)) / jobs)
@@ -66,8 +67,7 @@ def _seconds(study: StudyFile, cells: list[Planned], jobs: int) -> tuple[Callabl
         told = f"time: {gpus} x {slurm.device} a cell, matrix products at {UTILISATION:.0%} of the published rate"
         return lambda cell: flops(study, cell) / (rates[cell.run.config.train.precision] * gpus * UTILISATION), told
     times: dict[str, Times] = {}
-    code = prepared(cells, study.ops)
-    if code:
+    if cells and (code := prepared(cells, study.ops)):
         raise SystemExit(code)
     for cell in cells:
         key = _kind(cell)
@@ -123,9 +123,9 @@ def _time(study: StudyFile, cell: Planned, threads: int) -> list[float]:
     return [ready - began, (stepped - ready) / STEPS, time.perf_counter() - stepped]
 
 
-def _row(study: StudyFile, cell: Planned, seconds: float, state: str) -> tuple[str, ...]:
+def _row(study: StudyFile, cell: Planned, left: str, state: str) -> tuple[str, ...]:
     parameters = blockgraph.cost(study.graph(cell.run)).parameters
-    return cell.name, f"{parameters:,}", f"{_tokens(cell):,}", clock(seconds), state
+    return cell.name, f"{parameters:,}", f"{_tokens(cell):,}", left, state
 
 
 def _tokens(cell: Planned) -> int:

@@ -17,7 +17,7 @@ from blockgraph.schema import fill
 from blockgraph.syntax import Mapping, Scalar, Sequence, Value, plain, read
 from runners import runfile
 from runners.runfile import OF_TEXTS, RunFile
-from runners.spec import graph_of, vocab_of
+from runners.spec import graph_of, series_of, vocab_of
 from runners.studies import axes
 from runners.studies.axes import Points
 from runners.studies.config import VERDICT, StudyConfig
@@ -69,14 +69,14 @@ class StudyFile:
         return list(found.values())
 
     def planned(self, points: Points, taken: Table[str, dict[str, Any]], probe: bool = False) -> Planned:
-        """The cell of some points, with its model checked; `taken` are names of others with their settings."""
+        """The cell of some points, its model and probes checked; `taken` are names of others with their settings."""
         name = axes.name_of(points, taken)
         text = self.text
         for point in points:
             text = _laid(text, _rooted(point.keys, self.path.parent))
         place = text.place
         run = runfile.checked(runfile.put(text, ["run"], Scalar(name, place, name), place), self.path)
-        self.graph(run)
+        series_of(run, self.graph(run))
         return Planned(name, axes.settings(points), run, probe)
 
     def graph(self, run: RunFile) -> Graph:
@@ -140,7 +140,7 @@ def _points(text: Mapping, problems: Problems) -> list[Points]:
     known = _labels(found)
     rules = [axes.exclusions(entry, known, problems) for entry in _entries(text, "exclude")]
     kept = [points for points in found or [()] if not axes.excluded(points, rules)]
-    if not kept:
+    if not kept and not problems.found:
         problems.add("every cell is excluded", text.keys["exclude"])
     return list({json.dumps(axes.settings(points)): points for points in kept}.values())
 

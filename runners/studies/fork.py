@@ -35,9 +35,11 @@ def forked(work: Callable[[], int], log: Path | None = None) -> int:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
 
 
 def ended(child: int) -> int | None:
@@ -59,7 +61,7 @@ def _say_into(log: Path) -> None:
     handle, nothing = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (handle, 1), (handle, 2)):
         os.dup2(source, target)
-    sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
 
 
 def _end_with(parent: int) -> None:

@@ -91,11 +91,11 @@ def rate(cell: Cell) -> float:
 
 
 def edges(study: Study) -> list[Edge]:
-    """Where stability ends, for each set of settings without a learning rate."""
+    """Where stability ends, for each set of settings without a learning rate of which some cell has ended."""
     judged = verdicts(study)
     return [
-        edge(others(cells[0].settings), {rate(cell): judged[cell.name].stable for cell in cells if cell.ended})
-        for cells in groups(cell for cell in study.cells if LR in cell.settings).values()
+        edge(others(cells[0].settings), {rate(cell): judged[cell.name].stable for cell in cells})
+        for cells in groups(cell for cell in study.cells if LR in cell.settings and cell.ended).values()
     ]
 
 

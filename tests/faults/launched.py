@@ -59,7 +59,7 @@ class Launched(AbstractContextManager["Launched"]):
 
     def until_save(self) -> list[int]:
         """The workers, while a checkpoint is being written."""
-        workers = self.workers
+        workers = self.until(lambda: len(self.workers) == 2)
         self.until(lambda: any(self.out.glob("checkpoints/step-*.tmp*")), pause=0)
         return workers
 

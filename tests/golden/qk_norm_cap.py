@@ -1,12 +1,13 @@
 """QK layer normalization with softmax capping.
 
-Compiled by blockgraph from the block qk_norm_cap, digest fdfca437c9c357ef. Change the spec, not this
+Compiled by blockgraph from the block qk_norm_cap, digest 8db7088471fb7da3. Change the spec, not this
 file.
 
 Sizes: n_layers = 24, d_model = 64, n_heads = 4, d_head = 16, d_ff = 256.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -210,13 +211,19 @@ class GraphModule(nn.Module):
         return self
 
 
-def causal_mask(scores_TS: Tensor, window: int | None = None) -> Tensor:
-    """Minus infinity where the key is later than the query, or `window` or more tokens before it."""
+def causal_mask(scores_TS: Tensor, window: int | None = None, documents: Tensor | None = None) -> Tensor:
+    """Minus infinity where the key is later than the query, `window` or more tokens before it, or of another document.
+
+    `documents` [batch, seq] numbers them, for scores [batch, ..., seq, seq].
+    """
     queries, keys = scores_TS.shape[-2:]
     ones_TS = torch.ones(queries, keys, dtype=torch.bool, device=scores_TS.device)
     hidden_TS = ones_TS.triu(1 + keys - queries)
     if window is not None:
         hidden_TS = hidden_TS | ones_TS.tril(keys - queries - window)
+    if documents is not None:
+        others = documents[:, :, None] != documents[:, None, :]
+        hidden_TS = hidden_TS | others.view(len(others), *[1] * (scores_TS.ndim - 3), queries, keys)
     return scores_TS.masked_fill(hidden_TS, float("-inf"))
 
 
@@ -236,13 +243,32 @@ def merge_heads(x_BHTK: Tensor) -> Tensor:
     return x_BHTK.transpose(1, 2).flatten(2)
 
 
-def rope(x: Tensor, base: float, width: int | None = None, interleaved: bool = False) -> Tensor:
-    """Rotary embedding of [..., seq, K] for positions 0, 1, ..., in fp32, given back in the dtype of `x`."""
+def slowed(frequency: Tensor, factor: float, length: float, slow: float, fast: float) -> Tensor:
+    """Frequencies divided by `factor` where they turn `slow` times in `length` tokens, kept from `fast` turns on."""
+    turns = frequency * length / (2.0 * math.pi)
+    kept = ((turns - slow) / (fast - slow)).clamp(0.0, 1.0)
+    return frequency * (kept + (1.0 - kept) / factor)
+
+
+def rope(
+    x: Tensor,
+    base: float,
+    width: int | None = None,
+    interleaved: bool = False,
+    factor: float = 1.0,
+    turns: tuple[float, float, float] | None = None,
+) -> Tensor:
+    """Rotary embedding of [..., seq, K] for positions 0, 1, ..., in fp32, given back in the dtype of `x`.
+
+    Frequencies are divided by `factor`; where `turns` gives a length and two counts of turns, the fast ones are not.
+    """
     rotated, kept = (x, None) if width is None else torch.split(x, [width, x.shape[-1] - width], dim=-1)
     pairs = rotated.shape[-1] // 2
     exponent = torch.arange(pairs, device=x.device, dtype=torch.float32) / pairs
     position = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
-    angle = position[:, None] * base**-exponent
+    frequency = base**-exponent
+    frequency = frequency / factor if turns is None else slowed(frequency, factor, *turns)
+    angle = position[:, None] * frequency
     cos, sin = angle.cos(), angle.sin()
     if interleaved:
         a, b = rotated.float().reshape(*rotated.shape[:-1], pairs, 2).unbind(-1)

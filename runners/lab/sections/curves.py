@@ -24,11 +24,12 @@ def section(lab: Lab) -> Section:
     """Curves of every arm at its best learning rate and of one arm at every rate, and the table of steps."""
     if not any(trial.rows for trial in lab.of()):
         return Section(TITLE, missing="runs that are over")
-    figures, tables = [], []
+    figures: list[Figure] = []
+    tables: list[Table] = []
     for size in lab.sizes:
         best = {arm: lr for arm in lab.arms if (lr := lab.best(arm, size)) is not None}
         if best:
-            figures.append(_methods(lab, size, best))
+            figures = [_methods(lab, size, best)]  # of the largest size alone
             tables += _steps(lab, size, best)
     figures += [_rates(lab, lab.sizes[-1], arm) for arm in _two(lab) if lab.of(arm, lab.sizes[-1])]
     return Section(TITLE, (HOW,), tuple(tables), tuple(figures))
@@ -61,11 +62,10 @@ def _methods(lab: Lab, size: str, best: dict[str, float]) -> Figure:
             _line(ax, lab.of(arm, size, lr)[0], f"{arm}, LR {lr:g}", index)
         label(ax, "training tokens (millions)", "training loss (nats per token)")
 
-    name = f"methods-{lab.sizes.index(size)}"
     sized = "" if len(lab.sizes) == 1 else f", {size}"
     caption = f"Training loss of every method at its best learning rate{sized}, first seed, smoothed."
     ends = "; ".join(f"{arm} {_end(lab.of(arm, size, lr)[0])}" for arm, lr in best.items())
-    return figure(name, caption, f"{caption} Final validation losses: {ends}.", draw)
+    return figure("methods", caption, f"{caption} Final validation losses: {ends}.", draw)
 
 
 def _rates(lab: Lab, size: str, arm: str) -> Figure:

@@ -26,7 +26,7 @@ def section(lab: Lab) -> Section:
     tables = [_verdicts(lab, size) for size in sizes] + [_ceilings(lab, size) for size in sizes]
     others = [_margins(lab, sizes[-1])] if lab.study.rule["val_above"] is None else []
     text = (lab.rule, HOW, *_told(lab, sizes))
-    return Section(TITLE, text, (*tables, *others), tuple(_figure(lab, size) for size in sizes))
+    return Section(TITLE, text, (*tables, *others), (_figure(lab, sizes[-1]),))
 
 
 def _verdicts(lab: Lab, size: str) -> Table:
@@ -80,7 +80,7 @@ def _margins(lab: Lab, size: str) -> Table:
     headings = ("block", *(f"{margin:g} nats" for margin in MARGINS))
     return Table(
         f"Does it hang on the rule? Highest stable learning rate, {_model(lab, size)}, where the final validation loss "
-        "may lie so far above the lowest of the runs that differ in nothing but the learning rate.",
+        "may lie so far above the lowest at a lower learning rate.",
         headings, tuple(rows),
     )  # fmt: skip
 
@@ -91,8 +91,8 @@ def _told(lab: Lab, sizes: list[str]) -> list[str]:
     for size in sizes:
         for arm in lab.arms:
             for seed, found in lab.ceilings(arm, size).items():
-                if found.again:
-                    rates = ", ".join(f"{lr:g}" for lr in found.again)
+                if found.beyond:
+                    rates = ", ".join(f"{lr:g}" for lr in found.beyond)
                     told.append(
                         f"Not monotone: {arm}, seed {seed}, diverged at {found.diverged:g} and converged again at "
                         f"{rates}."
@@ -119,7 +119,7 @@ def _figure(lab: Lab, size: str) -> Figure:
         "stable to the next rate tried, over all seeds; arrow: the grid ends there."
     )
     return figure(
-        f"ceilings-{lab.sizes.index(size)}", caption, f"Highest stable learning rate of each block: {words}.", draw,
+        "ceilings", caption, f"Highest stable learning rate of each block: {words}.", draw,
         height=1.1 + 0.28 * len(arms),
     )  # fmt: skip
 

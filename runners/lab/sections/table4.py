@@ -31,12 +31,11 @@ def section(lab: Lab) -> Section:
 
 
 def _common(lab: Lab, size: str) -> float | None:
-    """The learning rate with the lowest mean loss over all arms, of those at which all runs of all of them "
-    "converged."""
+    """The rate with the lowest mean loss over all arms, of those at which all runs of all of them converged."""
     means = {}
     for lr in lab.rates:
         found = [lab.of(arm, size, lr) for arm in lab.arms if lab.of(arm, size)]
-        if all(found) and all(lab.converged(trial) for trials in found for trial in trials):
+        if found and all(found) and all(lab.converged(trial) for trials in found for trial in trials):
             losses = [trial.loss for trials in found for trial in trials]
             means[lr] = math.fsum(loss for loss in losses if loss is not None) / len(losses)
     return min(means, key=means.__getitem__) if means else None

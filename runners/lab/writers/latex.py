@@ -22,6 +22,7 @@ SPECIAL = {
     "²": r"\textsuperscript{2}", "°": r"\textdegree{}", "σ": r"$\sigma$",
 }  # fmt: skip
 LETTERS = str.maketrans(SPECIAL)
+FIT = r"width=\linewidth,height=0.8\textheight,keepaspectratio"
 WIDEST = 6  # columns up to which a table keeps its size; wider ones are scaled to the line
 
 
@@ -50,7 +51,7 @@ def _section(section: Section, place: Callable[[Figure, str], str]) -> list[str]
         parts += _table(table)
     for figure in section.figures:
         parts += [
-            r"\begin{figure}[htbp]", r"\centering", rf"\includegraphics[width=\linewidth]{{{place(figure, 'pdf')}}}",
+            r"\begin{figure}[htbp]", r"\centering", rf"\includegraphics[{FIT}]{{{place(figure, 'pdf')}}}",
             rf"\caption{{{escaped(figure.caption)}}}", r"\end{figure}",
         ]  # fmt: skip
     return parts

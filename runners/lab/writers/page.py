@@ -4,6 +4,7 @@ import re
 
 from runners.lab.report import Report
 from runners.lab.section import Section
+from runners.lab.slider import SCRIPT
 from runners.page import Page
 
 
@@ -13,6 +14,8 @@ def html(report: Report) -> str:
     page.contents([(anchor(section.title), section.title) for section in report.sections])
     for section in report.sections:
         _section(page, section)
+    if any(section.sliders for section in report.sections):
+        page.script(SCRIPT)
     if report.told:
         page.heading("What this study does not answer", "unanswered")
         for line in report.told:
@@ -31,5 +34,7 @@ def _section(page: Page, section: Section) -> None:
         page.text(text)
     for table in section.tables:
         page.table(table.headings, table.rows, table.caption, table.words)
-    for figure in section.figures:
+    for slider in section.sliders:
+        page.parts.append(slider.html)
+    for figure in () if section.sliders else section.figures:
         page.drawing(figure.svg, figure.caption)

@@ -1,0 +1,38 @@
+"""Learned positions (Gehring et al., arXiv 1705.03122; GPT-2). Axes: B batch, T tokens, D features."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from blockgraph.errors import OpError
+from blockgraph.fields import SizeField, normal
+from blockgraph.op import MatrixOp, Param, Site, Style
+from blockgraph.types import TOKENS, Type
+
+
+class LearnedPositions(MatrixOp):
+    """`y[b, t] = x[b, t] + weight[t]`: a trained vector for each position; a longer sequence is an error.
+
+    [batch, seq, D] -> [batch, seq, D]; weight [rows, D], init normal 0.02, with weight decay.
+    """
+
+    name: ClassVar = "learned_positions"
+    style: ClassVar = Style("position", "+ positions")
+    paper: ClassVar = "https://arxiv.org/abs/1705.03122"
+    example: ClassVar = "positions: {op: learned_positions, in: x, rows: 64}"
+
+    rows: SizeField = Field(description="positions that the table holds, the longest sequence")
+
+    def infer(self, x: Type) -> Type:
+        """The input's type."""
+        if len(x.sizes) < 2 or x.sizes[-2] != TOKENS:
+            raise OpError("expects [..., seq, features], found {}", x)
+        return x
+
+    def parameters(self, x: Type) -> tuple[Param, ...]:
+        """The table."""
+        return (self.weight("weight", (self.rows, x.last), normal(0.02)),)
+
+    def lower(self, site: Site, x: str, weight: str) -> str:
+        """The first rows of the table, in the activation's dtype."""
+        return f"learned_positions({x}, {weight})"

@@ -1,0 +1,127 @@
+"""Tensors of a Hugging Face model to those of a graph, and back; what one direction does the other undoes."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blockgraph.errors import Place, Problem, SpecError
+from blockgraph.graph import Graph
+from runners.hf.maps import Map, Rule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Link:
+    """A weight of a graph and the tensors that hold it; `rows` and `order` are those of its rule, as numbers."""
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[str, ...]
+    transpose: bool
+    rows: tuple[int, ...]
+    order: tuple[int, ...]
+
+    def ours(self, tensors: Mapping[str, "Tensor"]) -> "Tensor":
+        """The weight, from the tensors by their names there."""
+        import torch
+
+        parts = [tensors[part].mT if self.transpose else tensors[part] for part in self.parts]
+        value = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self._laid(value, self.rows, self.order).contiguous()
+
+    def theirs(self, value: "Tensor") -> dict[str, "Tensor"]:
+        """The tensors by their names there, from the weight."""
+        back = tuple(self.order.index(axis) for axis in range(len(self.order)))
+        value = self._laid(value, tuple(self.rows[axis] for axis in self.order), back)
+        parts = value.chunk(len(self.parts)) if len(self.parts) > 1 else (value,)
+        return {
+            name: (part.mT if self.transpose else part).contiguous()
+            for name, part in zip(self.parts, parts, strict=True)
+        }
+
+    def _laid(self, value: "Tensor", rows: tuple[int, ...], order: tuple[int, ...]) -> "Tensor":
+        if not rows or value.shape[0] != math.prod(rows):
+            return value  # a shape that does not fit is told by its sizes
+        rest = value.shape[1:]
+        axes = (*order, *range(len(order), len(order) + len(rest)))
+        return value.reshape(*rows, *rest).permute(axes).reshape(value.shape)
+
+
+def links(one: Map, graph: Graph) -> list[Link]:
+    """A link for every weight of a graph; raises `SpecError` where the map has no line for one."""
+    return [_link(one, graph, name, shape) for name, shape in shapes(graph).items()]
+
+
+def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Every weight of a graph by its name in the state dict."""
+    return {
+        f"{prefix}{node.home}.{param.name}": tuple(size.known or 0 for size in param.sizes)
+        for prefix, _, node in graph.walk()
+        for param in node.params
+    }
+
+
+def imported(one: Map, graph: Graph, tensors: Mapping[str, "Tensor"], place: Place) -> dict[str, "Tensor"]:
+    """The weights of a graph; raises `SpecError` with tensors that are missing, left over or of another shape."""
+    wanted = links(one, graph)
+    named = _with_prefix(one, {part for link in wanted for part in link.parts}, tensors)
+    problems = [Problem(message, place) for message in _differences(one, wanted, named)]
+    if problems:
+        raise SpecError(problems)
+    found = {link.name: link.ours(named) for link in wanted}
+    for link in wanted:
+        if tuple(found[link.name].shape) != link.shape:
+            told = f"{' and '.join(link.parts)}: {list(found[link.name].shape)} for {link.name} {list(link.shape)}"
+            problems.append(Problem(told, place))
+    if problems:
+        raise SpecError(problems)
+    return found
+
+
+def exported(one: Map, graph: Graph, tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """The tensors of a Hugging Face model, from the weights of a graph."""
+    return {name: part for link in links(one, graph) for name, part in link.theirs(tensors[link.name]).items()}
+
+
+def _link(one: Map, graph: Graph, name: str, shape: tuple[int, ...]) -> Link:
+    for pattern, rule in one.weights.items():
+        found = re.fullmatch(_regex(pattern), name)
+        if found:
+            whole = Rule.model_validate({"from": rule}) if isinstance(rule, str) else rule
+            rows = tuple(graph.dims.size(size).known or 0 for size in whole.rows)
+            parts = tuple(_filled(part, found.groups()) for part in whole.names)
+            return Link(name, shape, parts, whole.transpose, rows, tuple(whole.order))
+    told = f"the map of {one.spec} has no line for the weight {name}"
+    raise SpecError([Problem(told, Place(f"{one.spec}.hf.yaml", 0))])
+
+
+def _regex(pattern: str) -> str:
+    return r"(\d+)".join(re.escape(part) for part in pattern.split("*"))
+
+
+def _filled(pattern: str, indices: Iterable[str]) -> str:
+    for index in indices:
+        pattern = pattern.replace("*", index, 1)
+    return pattern
+
+
+def _with_prefix(one: Map, wanted: set[str], tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """The tensors as the whole model calls them."""
+    if not one.prefix or any(name.startswith(one.prefix) for name in tensors):
+        return dict(tensors)
+    return {f"{one.prefix}{name}" if f"{one.prefix}{name}" in wanted else name: x for name, x in tensors.items()}
+
+
+def _differences(one: Map, wanted: list[Link], tensors: Mapping[str, "Tensor"]) -> Iterator[str]:
+    """What is missing and what nobody asks for."""
+    parts = {part: link.name for link in wanted for part in link.parts}
+    for part, name in parts.items():
+        if part not in tensors:
+            yield f"no tensor is called {part}, which {name} is made of"
+    for name in tensors:
+        if name not in parts and not any(re.fullmatch(_regex(pattern), name) for pattern in one.ignore):
+            yield f"the tensor {name} is no weight of {one.spec}"

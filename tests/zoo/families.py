@@ -1,0 +1,61 @@
+"""Small models of every family that transformers has, by the spec that has to be equal to them."""
+
+from typing import Any
+
+import torch
+
+COMMON = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+WIDTHS = {"vocab_size": 61, "hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 16}  # fmt: skip
+
+GROUPED = {"num_key_value_heads": 2, "intermediate_size": 80}
+GPT = {"vocab_size": 61, "n_embd": 48, "n_head": 4, "n_layer": 3, "n_positions": 64}
+GEMMA = GROUPED | {"head_dim": 20, "query_pre_attn_scalar": 7, "sliding_window": 5}
+SIXTH = {"sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}
+
+# The name of a case, its spec, its class in transformers, what its config says besides the sizes above.
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama3": ("llama3", "Llama", GROUPED | {"rms_norm_eps": 1e-5}),
+    "llama3.1": ("llama3", "Llama", GROUPED | {"rms_norm_eps": 1e-5, "rope_parameters": LLAMA3}),
+    "qwen3": ("qwen3", "Qwen3", GROUPED | {"head_dim": 20}),
+    "qwen3_tied": ("qwen3_tied", "Qwen3", GROUPED | {"head_dim": 20, "tie_word_embeddings": True}),
+    "gpt2": ("gpt2", "GPT2", GPT),
+    "post_ln": ("post_ln", "OpenAIGPT", GPT),
+    "gpt_neox": ("gpt_neox", "GPTNeoX", {"intermediate_size": 100, "num_attention_heads": 3, "rotary_pct": 0.25}),
+    "gptj": ("gptj", "GPTJ", GPT | {"rotary_dim": 8}),
+    "cohere": ("cohere", "Cohere", GROUPED),
+    "olmo2": ("olmo2", "Olmo2", GROUPED | {"rms_norm_eps": 1e-6}),
+    "gemma2": ("gemma2", "Gemma2", GEMMA | {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0}),
+    "gemma3": (
+        "gemma3", "Gemma3Text",
+        GEMMA | {"num_hidden_layers": 7, "rope_parameters": SIXTH | {"full_attention": {"rope_theta": 1000.0}}},
+    ),
+    "gemma3, slowed": (
+        "gemma3", "Gemma3Text",
+        GEMMA | {
+            "num_hidden_layers": 6,
+            "rope_parameters": SIXTH
+            | {"full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0}},
+        },
+    ),
+    "nemotron": ("nemotron", "Nemotron", GROUPED | {"head_dim": 16}),
+    "stablelm": ("stablelm", "StableLm", GROUPED | {"hidden_size": 64}),
+}  # fmt: skip
+
+
+def made(case: str) -> Any:
+    """The model of a case, in fp32, with weights that are large enough for norms and caps to be felt."""
+    import transformers
+
+    _, name, own = FAMILIES[case]
+    config = getattr(transformers, f"{name}Config")(**{**COMMON, **WIDTHS, **own})
+    config._attn_implementation = "eager"
+    kind = transformers.AutoModelForCausalLM._model_mapping[type(config)]
+    model = kind(config).float().eval()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in model.parameters():
+            noise = torch.randn(value.shape, generator=draw)
+            value.copy_(value + 0.3 * noise if value.dim() == 1 else 2.0 * noise / value.shape[-1] ** 0.5)
+    return model

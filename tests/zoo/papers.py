@@ -1,0 +1,220 @@
+"""Architectures that transformers lacks, written from their papers in plain torch over a state dict.
+
+Axes: B batch, T tokens, H heads, K features of a head, D features of a token.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class Weights:
+    """A part of a state dict: `w("q", x)` is the linear at q, with its bias where it has one; `w / "attn"` goes in."""
+
+    state: dict[str, Tensor]
+    heads: int
+    layers: int
+    at: str = ""
+
+    def __truediv__(self, name: object) -> "Weights":
+        return Weights(self.state, self.heads, self.layers, f"{self.at}{name}.")
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.state[f"{self.at}{name}"]
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        return F.linear(x, self[f"{name}.weight"], self.state.get(f"{self.at}{name}.bias"))
+
+    def rms(self, name: str, x: Tensor) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * self[f"{name}.weight"]
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        variance = centred.square().mean(-1, keepdim=True)
+        return centred / (variance + 1e-5).sqrt() * self[f"{name}.weight"] + self[f"{name}.bias"]
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def qkv(self, x: Tensor) -> list[Tensor]:
+        return [self.split(part) for part in self("qkv", x).chunk(3, -1)]
+
+    def apart(self, x: Tensor) -> list[Tensor]:
+        return [self.split(self(name, x)) for name in "qkv"]
+
+    def swiglu(self, x: Tensor) -> Tensor:
+        return self("down", F.silu(self("gate", x)) * self("up", x))
+
+
+def merged(x_BHTK: Tensor) -> Tensor:
+    return x_BHTK.transpose(1, 2).flatten(2)
+
+
+def turned(x: Tensor) -> Tensor:
+    """The rotary embedding as a product of complex numbers."""
+    half = x.shape[-1] // 2
+    speed = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(x.shape[-2], dtype=torch.float64)[:, None] * speed
+    pairs = torch.complex(x[..., :half].double(), x[..., half:].double()) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([pairs.real, pairs.imag], -1).to(x.dtype)
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    return merged(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale))
+
+
+def rotated(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return attended(turned(q), turned(k), v)
+
+
+def pre_ln(w: Weights, x: Tensor) -> Tensor:
+    """The layer that most of these papers start from: Llama with one head of keys for each of queries."""
+    a, f = w / "attn", w / "ff"
+    x = x + a("proj", rotated(*a.qkv(a.rms("ln", x))))
+    return x + f.swiglu(f.rms("ln", x))
+
+
+def deep_norm(w: Weights, x: Tensor, layer: int) -> Tensor:
+    a, f, alpha = w / "attn", w / "ff", (2 * w.layers) ** 0.25
+    x = w.norm("ln_attn", alpha * x + a("proj", attended(*a.apart(x))))
+    return w.norm("ln_ff", alpha * x + f("fc2", F.gelu(f("fc1", x))))
+
+
+def peri_ln(w: Weights, x: Tensor, layer: int) -> Tensor:
+    a, f = w / "attn", w / "ff"
+    x = x + a.rms("ln_proj", a("proj", rotated(*a.qkv(a.rms("ln", x)))))
+    return x + f.rms("ln_down", f.swiglu(f.rms("ln", x)))
+
+
+def sub_ln(w: Weights, x: Tensor, layer: int) -> Tensor:
+    a, f = w / "attn", w / "ff"
+    x = x + a("proj", a.norm("ln_merge", attended(*a.apart(a.norm("ln", x)))))
+    return x + f("fc2", f.norm("ln_act", F.gelu(f("fc1", f.norm("ln", x)))))
+
+
+def hybrid_norm(w: Weights, x: Tensor, layer: int) -> Tensor:
+    a, f = w / "attn", w / "ff"
+    q, k, v = (a.rms(f"ln_{name}", value) for name, value in zip("qkv", a.qkv(x), strict=True))
+    z = w.rms("ln_attn", x + a("proj", rotated(q, k, v)))
+    return z + f.swiglu(z)
+
+
+def mix_ln_early(w: Weights, x: Tensor) -> Tensor:
+    a, f = w / "attn", w / "ff"
+    x = w.rms("ln_attn", x + a("proj", rotated(*a.qkv(x))))
+    return w.rms("ln_ff", x + f.swiglu(x))
+
+
+def ln_scaling(w: Weights, x: Tensor, layer: int) -> Tensor:
+    a, f, depth = w / "attn", w / "ff", math.sqrt(layer + 1)
+    x = x + a("proj", rotated(*a.qkv(a.rms("ln", x) / depth)))
+    return x + f.swiglu(f.rms("ln", x) / depth)
+
+
+def squashed(w: Weights, x: Tensor) -> Tensor:
+    w = w / "dyt"
+    return w["weight"] * torch.tanh(w["alpha"] * x) + w["bias"]
+
+
+def dyt(w: Weights, x: Tensor, layer: int) -> Tensor:
+    a, f = w / "attn", w / "ff"
+    x = x + a("proj", rotated(*a.qkv(squashed(a, x))))
+    return x + f.swiglu(squashed(f, x))
+
+
+def sigmoid_attention(w: Weights, x: Tensor, layer: int) -> Tensor:
+    a, f = w / "attn", w / "ff"
+    q, k, v = a.qkv(a.rms("ln", x))
+    scores = turned(q) @ turned(k).mT / math.sqrt(q.shape[-1]) - math.log(x.shape[1])
+    x = x + a("proj", merged(torch.sigmoid(scores).tril() @ v))
+    return x + f.swiglu(f.rms("ln", x))
+
+
+def gated_attention(w: Weights, x: Tensor, layer: int) -> Tensor:
+    a, f = w / "attn", w / "ff"
+    y = a.rms("ln", x)
+    x = x + a("proj", rotated(*a.qkv(y)) * torch.sigmoid(a("gate", y)))
+    return x + f.swiglu(f.rms("ln", x))
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def ngpt(w: Weights, x: Tensor, layer: int) -> Tensor:
+    """Section 2.6: every gain s is kept as s * s_scale / s_init, with s_scale 1 / sqrt(D)."""
+    a, f, root = w / "attn", w / "ff", math.sqrt(x.shape[-1])
+    q, k, v = a.apart(x)
+    gain_HK = a["ln_q.weight"] * root
+    q, k = (unit(turned(value)) * gain_HK[:, None] for value in (q, k))
+    h = unit(a("proj", attended(q, k, v, scale=math.sqrt(q.shape[-1]))))
+    x = unit(x + (w["alpha_attn.weight"] * 0.05 * root).abs() * (h - x))
+    u, v = f("up", x) * f["scale_up.weight"], f("gate", x) * f["scale_gate.weight"] * root
+    h = unit(f("down", u * F.silu(v)))
+    return unit(x + (w["alpha_ff.weight"] * 0.05 * root).abs() * (h - x))
+
+
+def through(layer: Callable[[Weights, Tensor, int], Tensor], w: Weights, x: Tensor) -> Tensor:
+    for index in range(w.layers):
+        x = layer(w / "layers" / index, x, index)
+    return x
+
+
+def with_positions(w: Weights, tokens: Tensor) -> Tensor:
+    return w["embed.weight"][tokens] + w["positions.weight"][: tokens.shape[1]]
+
+
+def llama(layer: Callable[[Weights, Tensor, int], Tensor], w: Weights, tokens: Tensor) -> Tensor:
+    return w("head", w.rms("norm", through(layer, w, w["embed.weight"][tokens])))
+
+
+def mix_ln_model(w: Weights, tokens: Tensor) -> Tensor:
+    x = w["embed.weight"][tokens]
+    for index in range(w.layers // 4):
+        x = mix_ln_early(w / "early" / index, x)
+    for index in range(w.layers - w.layers // 4):
+        x = pre_ln(w / "late" / index, x)
+    return w("head", w.rms("norm", x))
+
+
+def value_residual_model(w: Weights, tokens: Tensor) -> Tensor:
+    x, first = w["embed.weight"][tokens], None
+    for index in range(w.layers):
+        layer = w / "layers" / index
+        a, f = layer / "attn", layer / "ff"
+        q, k, v = a.qkv(a.rms("ln", x))
+        first = v if first is None else first
+        x = x + a("proj", rotated(q, k, 0.5 * v + 0.5 * first))
+        x = x + f.swiglu(f.rms("ln", x))
+    return w("head", w.rms("norm", x))
+
+
+def dyt_model(w: Weights, tokens: Tensor) -> Tensor:
+    return w("head", squashed(w, through(dyt, w, w["embed.weight"][tokens] * w["scale.weight"])))
+
+
+def ngpt_model(w: Weights, tokens: Tensor) -> Tensor:
+    x = through(ngpt, w, w["embed.weight"][tokens])
+    return w("head", x) * w["scale.weight"] * math.sqrt(x.shape[-1])
+
+
+MODELS: dict[str, Callable[[Weights, Tensor], Tensor]] = {
+    "deep_norm": lambda w, tokens: w("head", through(deep_norm, w, with_positions(w, tokens))),
+    "peri_ln": lambda w, tokens: w(
+        "head", w.rms("norm", through(peri_ln, w, w.rms("ln_embed", w["embed.weight"][tokens])))
+    ),
+    "sub_ln": lambda w, tokens: w("head", w.norm("norm", through(sub_ln, w, with_positions(w, tokens)))),
+    "hybrid_norm": lambda w, tokens: llama(hybrid_norm, w, tokens),
+    "mix_ln": mix_ln_model,
+    "ln_scaling": lambda w, tokens: llama(ln_scaling, w, tokens),
+    "dyt": dyt_model,
+    "sigmoid_attention": lambda w, tokens: llama(sigmoid_attention, w, tokens),
+    "gated_attention": lambda w, tokens: llama(gated_attention, w, tokens),
+    "value_residual": value_residual_model,
+    "ngpt": ngpt_model,
+}

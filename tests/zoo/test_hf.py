@@ -1,0 +1,123 @@
+"""Every family against transformers itself: logits and gradients, and the files that go there and back."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, made
+from maiming import maimed
+from safetensors.torch import load_file, load_model
+from torch import Tensor
+
+import blockgraph as bg
+from runners import export
+from runners.hf import importing
+from runners.hf.exporting import described
+from runners.hf.weights import links
+
+transformers = pytest.importorskip("transformers")
+
+CLOSE = 1e-4  # bound on the errors of logits and gradients in fp32, relative to the largest entry
+FELT = 1e-2  # change of the logits, relative to the largest, from which a node counts as felt
+
+every_case = pytest.mark.parametrize("case", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("zoo")
+
+
+@cache
+def theirs(case: str) -> Any:
+    return made(case)
+
+
+def there(case: str, folder: Path) -> Path:
+    """The folder that transformers writes."""
+    if not (folder / case).exists():
+        theirs(case).save_pretrained(folder / case)
+    return folder / case
+
+
+def imported(case: str, folder: Path) -> Path:
+    """The folder that the import makes of it."""
+    out = folder / f"{case}-ours"
+    if not out.exists():
+        assert importing.command(["hf", str(there(case, folder)), "-o", str(out)]) == 0
+    return out
+
+
+def ours(case: str, folder: Path) -> Any:
+    model = bg.compile(str(imported(case, folder) / "model.yaml"))
+    load_model(model, imported(case, folder) / "model.safetensors")
+    return model
+
+
+def tokens() -> Tensor:
+    return torch.randint(61, (2, 40), generator=torch.Generator().manual_seed(1))
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def given(logits: Tensor) -> Tensor:
+    """One number whose gradient reaches every weight."""
+    return (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))).sum()
+
+
+@every_case
+def test_logits_are_those_of_transformers(case: str, folder: Path) -> None:
+    assert bg.load(imported(case, folder) / "model.yaml").name == FAMILIES[case][0]
+    with torch.no_grad():
+        found, expected = ours(case, folder)(tokens()), theirs(case)(tokens()).logits
+    assert expected.abs().max() > 0.1
+    assert error(found, expected) < CLOSE
+
+
+def stored_name(value: Tensor, stored: dict[str, Tensor]) -> str:
+    """What a parameter is called in the file; transformers renames some as it writes."""
+    (name,) = [name for name, other in stored.items() if torch.equal(value, other)]
+    return name
+
+
+@every_case
+def test_gradients_are_those_of_transformers(case: str, folder: Path) -> None:
+    model, other = ours(case, folder), theirs(case)
+    given(model(tokens())).backward()
+    other.zero_grad()
+    given(other(tokens()).logits).backward()
+    stored = load_file(there(case, folder) / "model.safetensors")
+    expected = {stored_name(value, stored): value.grad for value in other.parameters()}
+    one, _ = described(model.graph, folder)
+    own = dict(model.named_parameters())
+    for link in links(one, model.graph):
+        for name, gradient in link.theirs(own[link.name].grad).items():
+            assert error(gradient, expected.pop(name)) < CLOSE, name
+    assert expected == {}
+
+
+@every_case
+def test_there_and_back_is_bitwise(case: str, folder: Path) -> None:
+    out = folder / f"{case}-back"
+    assert export.command([str(imported(case, folder)), "--hf", "-o", str(out)]) == 0
+    before, after = load_file(there(case, folder) / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    model = type(theirs(case)).from_pretrained(out, attn_implementation="eager").eval()
+    with torch.no_grad():
+        assert torch.equal(model(tokens()).logits, theirs(case)(tokens()).logits)
+
+
+@every_case
+def test_no_node_could_be_left_out(case: str, folder: Path) -> None:
+    model = ours(case, folder)
+    with torch.no_grad():
+        whole = model(tokens())
+        for name, graph in maimed(model.graph).items():
+            smaller = bg.compile(graph)
+            smaller.load_state_dict({key: model.state_dict()[key] for key in smaller.state_dict()})
+            assert not error(smaller(tokens()), whole) < FELT, name

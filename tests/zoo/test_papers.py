@@ -1,0 +1,83 @@
+"""Architectures that transformers lacks against plain torch written from their papers."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from maiming import maimed
+from papers import MODELS, Weights
+from torch import Tensor
+
+import blockgraph as bg
+
+CLOSE = 1e-4  # bound on the errors of logits and gradients in fp32, relative to the largest entry
+FELT = 1e-2  # change of the logits, relative to the largest, from which a node counts as felt
+WIDTHS: dict[str, Any] = {"size": "tiny", "vocab": 61, "d_model": 48, "n_heads": 4, "d_ff": 80}
+
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+@cache
+def ours(name: str) -> Any:
+    """The model with weights that are large enough for every node to be felt."""
+    model = bg.compile(name, **WIDTHS)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in model.parameters():
+            noise = torch.randn(value.shape, generator=draw)
+            value.copy_(value * (1.0 + 0.5 * noise) + 0.1 * noise if value.dim() == 1 else 1.5 * noise / 48**0.5)
+    return model
+
+
+def tokens() -> Tensor:
+    return torch.randint(61, (2, 24), generator=torch.Generator().manual_seed(1))
+
+
+def theirs(name: str, state: dict[str, Tensor]) -> Tensor:
+    return MODELS[name](Weights(state, heads=4, layers=4), tokens())
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@every_model
+def test_logits_are_those_of_the_paper(name: str) -> None:
+    with torch.no_grad():
+        found, expected = ours(name)(tokens()), theirs(name, ours(name).state_dict())
+    assert expected.abs().max() > 0.1
+    assert error(found, expected) < CLOSE
+
+
+@every_model
+def test_gradients_are_those_of_the_paper(name: str) -> None:
+    model = ours(name)
+    named = dict(model.named_parameters())
+    weights = torch.randn(*tokens().shape, 61, generator=torch.Generator().manual_seed(2))
+    found = torch.autograd.grad((model(tokens()) * weights).sum(), list(named.values()))
+    expected = torch.autograd.grad((theirs(name, named) * weights).sum(), list(named.values()))
+    assert {key: error(a, b) for key, a, b in zip(named, found, expected, strict=True) if error(a, b) >= CLOSE} == {}
+
+
+@every_model
+def test_no_node_could_be_left_out(name: str) -> None:
+    model = ours(name)
+    with torch.no_grad():
+        whole = model(tokens())
+        for left_out, graph in maimed(model.graph).items():
+            smaller = bg.compile(graph)
+            smaller.load_state_dict({key: model.state_dict()[key] for key in smaller.state_dict()})
+            assert not error(smaller(tokens()), whole) < FELT, left_out
+
+
+def test_normalised_weights_stay_of_length_one() -> None:
+    model = bg.compile("ngpt", **WIDTHS)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.1 * torch.ones_like(value))
+    model.after_step()
+    for name, value in model.named_parameters():
+        if value.dim() == 2 and "ln_q" not in name:
+            axis = 0 if name.endswith(("proj.weight", "down.weight")) else 1
+            torch.testing.assert_close(value.norm(dim=axis), torch.ones(value.shape[1 - axis]))
