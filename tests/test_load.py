@@ -157,7 +157,7 @@ def test_faults_of_syntax_in_a_block_come_with_those_of_the_model():
     ("spec", "expected"),
     [
         ("baselin", "baselin: error: no spec is called 'baselin'; did you mean 'baseline'?"),
-        ("own", f"own: error: no spec is called 'own'; {LISTED}"),
+        ("zzz", f"zzz: error: no spec is called 'zzz'; {LISTED}"),
         ("./gtp.yaml", "./gtp.yaml: error: there is no file './gtp.yaml'; did you mean 'gpt.yaml'?"),
         ("folder", f"folder: error: no spec is called 'folder'; {LISTED}"),
         ("./folder", "folder: error: not a regular file"),

@@ -16,7 +16,7 @@ import blockgraph as bg
 from blockgraph.errors import SpecError
 from blockgraph.kernels import probes as kernels
 from blockgraph.probes import GROUPS, chosen, readings
-from runners import optim, sharding
+from runners import optim
 from runners.config import Optim
 from runners.launch import Launch
 from runners.loss import cross_entropy
@@ -35,13 +35,11 @@ def model_of(method, words=("**",), compiled=False, again=False):
     """A model that records, with weights at which every method is felt, and the same by hand."""
     theirs = OracleGPT(method, VOCAB, LAYERS, WIDTH, HEADS)
     theirs.load_state_dict(shaken(theirs))
-    ours = bg.compile("gpt", block=method, probes=words, **SIZES)
+    ours = bg.compile("gpt", block=method, probes=words, recompute=bg.EVERYTHING if again else (), **SIZES)
     ours.load_state_dict(theirs.state_dict())
     for block in ours.blocks():
         if compiled:
             vars(block)["forward"] = torch.compile(block.forward, backend="aot_eager", fullgraph=True)
-        if again:
-            sharding.recompute(block)
     return ours, theirs
 
 

@@ -25,7 +25,7 @@ RUN = "model: gpt\nset: {vocab: 61}\ntrain:\n  batch: 4\n  checkpointing: "
 @pytest.mark.parametrize("names", CHOICES)
 def test_the_text_with_parts_is_formatted(tmp_path: Path, names: tuple[str, ...]) -> None:
     path = tmp_path / "module.py"
-    path.write_text(lower(bg.load("gpt", block="qk_norm_cap"), names))
+    path.write_text(lower(bg.load("gpt", block="qk_norm_cap"), recompute=names))
     words = [sys.executable, "-m", "ruff", "format", "--check", "--isolated", "--line-length", "120", str(path)]
     subprocess.run(words, check=True, capture_output=True)
 
