@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Statistic = Literal["l2", "rms", "max", "mean", "std"]
-Group = Literal["linears", "attention", "outputs", "weights", "updates"]
+Group = Literal["norms", "attention", "outputs", "linears", "weights", "updates"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class Quantity:
 
     name: str
     statistic: Statistic
-    group: Group
+    groups: tuple[Group, ...]
     meaning: str
     unit: str = "1"
 
@@ -36,37 +36,37 @@ class Probe:
     every_query: bool = False
 
 
-def sizes(what: str, group: Group, unit: str = "1") -> tuple[Quantity, ...]:
-    """L2 norm, RMS and maximum of something."""
+def sizes(what: str, *groups: Group, unit: str = "1") -> tuple[Quantity, ...]:
+    """L2 norm, RMS and maximum of something; of several groups the first one has the L2 norm alone."""
     return (
-        Quantity("l2", "l2", group, f"L2 norm of {what}", unit),
-        Quantity("rms", "rms", group, f"RMS of {what}", unit),
-        Quantity("max", "max", group, f"largest absolute value of {what}", unit),
+        Quantity("l2", "l2", groups, f"L2 norm of {what}", unit),
+        Quantity("rms", "rms", groups[-1:], f"RMS of {what}", unit),
+        Quantity("max", "max", groups[-1:], f"largest absolute value of {what}", unit),
     )
 
 
-def value(name: str, text: str, what: str, group: Group, entries: int | None = None) -> Probe:
+def value(name: str, text: str, what: str, *groups: Group, entries: int | None = None) -> Probe:
     """Sizes of a value."""
-    return Probe(name, sizes(what, group), f"moments({text})", entries=entries)
+    return Probe(name, sizes(what, *groups), f"moments({text})", entries=entries)
 
 
-def gradient(name: str, edge: str, what: str, group: Group) -> Probe:
+def gradient(name: str, edge: str, what: str, *groups: Group) -> Probe:
     """Sizes of the gradient of the mean loss on an edge."""
-    return Probe(name, sizes(f"the gradient by {what}", group, "nats"), gradient=edge)
+    return Probe(name, sizes(f"the gradient by {what}", *groups, unit="nats"), gradient=edge)
 
 
-def average(text: str, *quantities: Quantity) -> Probe:
-    """Quantities of the node itself."""
-    return Probe("", quantities, text)
+def average(text: str, name: str, meaning: str, unit: str = "share") -> Probe:
+    """The mean of something, as a quantity of the node itself."""
+    return Probe("", (Quantity(name, "mean", ("attention",), meaning, unit),), text)
 
 
 OUTPUT = Probe(
     "",
     (
-        Quantity("rms", "rms", "outputs", "RMS of the output"),
-        Quantity("max", "max", "outputs", "largest absolute value of the output"),
-        Quantity("mean", "mean", "outputs", "mean of the output"),
-        Quantity("std", "std", "outputs", "standard deviation of the output"),
+        Quantity("rms", "rms", ("outputs",), "RMS of the output"),
+        Quantity("max", "max", ("outputs",), "largest absolute value of the output"),
+        Quantity("mean", "mean", ("outputs",), "mean of the output"),
+        Quantity("std", "std", ("outputs",), "standard deviation of the output"),
     ),
     "moments({out})",
 )

@@ -12,18 +12,19 @@ from blockgraph.probe import OUTPUT, Group, Probe, Quantity, sizes, value
 from blockgraph.types import Flow
 
 GROUPS: Mapping[Group, str] = {
-    "linears": "inputs and outputs of every linear, with their gradients",
-    "weights": "every parameter, with its gradient",
-    "updates": "the update of every parameter, before the learning rate",
+    "norms": "L2 norms of every linear's X, Y and dX, and of every W and dW (2410.16682, Tables 1 and 2)",
     "attention": "the largest logit, how sharp the rows are, what caps and clips take away, gains of the norms",
     "outputs": "what the layers and the model give",
+    "linears": "L2 norm, RMS and maximum of every linear's X, Y, dX and dY",
+    "weights": "the same of every parameter and its gradient",
+    "updates": "the update of every parameter, before the learning rate",
 }
 GAINS = (
-    Quantity("rms", "rms", "attention", "RMS of the product of both norms' gains, feature by feature"),
-    Quantity("max", "max", "attention", "largest absolute value of the product of both norms' gains"),
+    Quantity("rms", "rms", ("attention",), "RMS of the product of both norms' gains, feature by feature"),
+    Quantity("max", "max", ("attention",), "largest absolute value of the product of both norms' gains"),
 )
-UPDATE = Quantity("update_rms", "rms", "updates", "RMS of the update before the learning rate, without decay")
-LOG_Z = Quantity("log_z", "mean", "outputs", "mean of log(sum(exp(logits)))", "nats")
+UPDATE = Quantity("update_rms", "rms", ("updates",), "RMS of the update before the learning rate, without decay")
+LOG_Z = Quantity("log_z", "mean", ("outputs",), "mean of log(sum(exp(logits)))", "nats")
 WORDS = Place("probes", 0)
 
 
@@ -82,7 +83,7 @@ def chosen(graph: Graph, words: Sequence[str], places: Sequence[Place] = ()) -> 
     known = {reading.name: reading for reading in readings(graph)} if words else {}
     problems, names = Problems(), set[str]()
     for word, place in zip(words, places or [WORDS] * len(words), strict=True):
-        found = [name for name in known if known[name].quantity.group == word] or matching(word, known)
+        found = [name for name in known if word in known[name].quantity.groups] or matching(word, known)
         names.update(found)
         if not found and word not in GROUPS:
             problems.add(f"no series is called '{word}'", place, _hint(word, known))
@@ -142,9 +143,9 @@ def _of_parameters(prefix: str, graph: Graph, shared: tuple[str, ...]) -> Iterat
             name = f"{home}{param.name}"
             if name.startswith(shared):
                 continue
-            for quantity in sizes(f"the parameter {param.name}", "weights"):
+            for quantity in sizes(f"the parameter {param.name}", "norms", "weights"):
                 yield Reading(f"{name}.{quantity.name}", quantity, "weight", name)
-            for quantity in sizes(f"the gradient by {param.name}", "weights", "nats"):
+            for quantity in sizes(f"the gradient by {param.name}", "norms", "weights", unit="nats"):
                 yield Reading(f"{home}d{param.name}.{quantity.name}", quantity, "gradient", name)
             yield Reading(f"{name}.{UPDATE.name}", UPDATE, "update", name)
 
@@ -168,7 +169,9 @@ def _of_node(graph: Graph, node: Node) -> Iterator[Point]:
         kind = graph.type_of(ref) if ref and ref.kind == "node" else None
         if kind:
             name = "effective" if port == "weight" else f"effective_{port}"
-            probe = value(name, f"{{{port}}}", f"the {port} that arrives", "linears", kind.entries.known)
+            probe = value(
+                name, f"{{{port}}}", f"the {port} that arrives", "norms", "linears", entries=kind.entries.known
+            )
             yield Point(node.path, probe, values, node)
     yield from _gains(graph, node)
 

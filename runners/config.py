@@ -166,8 +166,8 @@ class Log(Fields):
     every: int = Field(10, gt=0, description="steps between two rows of metrics.jsonl")
     probe: int = Field(50, gt=0, description="steps between two rows of the probes")
     probes: list[str] = Field(
-        ["**.l2", "attention", "outputs"],
-        description="linears, weights, updates, attention, outputs, or names of series with * and **; []: nothing",
+        ["norms", "attention", "outputs"],
+        description="groups and names of series (docs/probes.md), * is a part of a word, ** any words; []: none",
     )
     evaluate: int = Field(100, gt=0, description="steps between two validations; the last step always has one")
     evaluate_tokens: int = Field(65_536, gt=0, description="held-out tokens of a validation, the same every time")

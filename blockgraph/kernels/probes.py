@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-QUERIES = 64  # the last ones of a sequence, of which rows of attention are recorded
+QUERIES = 32  # the last ones of a sequence, of which rows of attention are recorded
 PART = 256  # queries whose scores are made again at a time
 ONE_HOT = 0.9
 LEAST_WEIGHT = 1e-30  # its logarithm is as quick as any; that of 0 is not, and p * log p is 0 for both
@@ -37,10 +37,10 @@ def watch(x: Tensor, row: Tensor) -> Tensor:
 
 def moments(x: Tensor) -> Tensor:
     """The record of all entries, in fp32."""
-    x = x.detach().float()
-    low, high = torch.aminmax(x)
-    count = torch.full_like(high, x.numel())
-    return torch.stack((x.sum(), torch.linalg.vector_norm(x), torch.maximum(-low, high), count))
+    low, high = torch.aminmax(x.detach())
+    largest, x = torch.maximum(-low.float(), high.float()), x.detach().float()
+    count = torch.full_like(largest, x.numel())
+    return torch.stack((x.sum(), torch.linalg.vector_norm(x), largest, count))
 
 
 def largest_pair(scores_TS: Tensor, causal: bool) -> Tensor:
@@ -72,7 +72,7 @@ def row_entropy(weights: Tensor) -> Tensor:
 
 def one_hot(weights: Tensor) -> Tensor:
     """A record whose mean is the share of rows of which one entry has almost all."""
-    return moments(weights.detach().amax(-1) > ONE_HOT)
+    return moments((weights.detach().amax(-1) > ONE_HOT).float())
 
 
 def saturation(capped: Tensor, cap: float | Tensor, causal: bool = False) -> Tensor:
@@ -82,7 +82,7 @@ def saturation(capped: Tensor, cap: float | Tensor, causal: bool = False) -> Ten
 
 def clipped(weights: Tensor, causal: bool = False) -> Tensor:
     """A record whose mean is the share of entries at 0 or 1."""
-    return seen((weights <= 0) | (weights >= 1), causal)
+    return seen(((weights <= 0) | (weights >= 1)).float(), causal)
 
 
 def seen(x: Tensor, causal: bool) -> Tensor:
@@ -91,7 +91,7 @@ def seen(x: Tensor, causal: bool) -> Tensor:
         return moments(x)
     hidden_TS = later(x)
     total, norm, peak, count = moments(x.masked_fill(hidden_TS, 0)).unbind()
-    return torch.stack((total, norm, peak, count * (~hidden_TS).float().mean()))
+    return torch.stack((total, norm, peak, count / hidden_TS.numel() * (~hidden_TS).sum()))
 
 
 def later(x_TS: Tensor) -> Tensor:

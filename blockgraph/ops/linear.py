@@ -47,8 +47,8 @@ class Linear(MatrixOp):
     def probes(self, x: Type) -> tuple[Probe, ...]:
         """X, Y and their gradients (2410.16682, Tables 1 and 2)."""
         return (
-            value("x", "{x}", "the input", "linears"),
-            value("y", "{out}", "the output", "linears"),
-            gradient("dx", "x", "the input, through this node alone", "linears"),
+            value("x", "{x}", "the input", "norms", "linears"),
+            value("y", "{out}", "the output", "norms", "linears"),
+            gradient("dx", "x", "the input, through this node alone", "norms", "linears"),
             gradient("dy", "out", "the output", "linears"),
         )

@@ -63,7 +63,7 @@ class Matmul(Op):
         """The largest attention logit, where the product is one for each pair of tokens."""
         about = "largest product, of a query with a key that is not after it where the graph is causal"
         largest = Probe(
-            "", (Quantity("max", "max", "attention", about),), "largest_pair({out}, {causal})", every_query=True
+            "", (Quantity("max", "max", ("attention",), about),), "largest_pair({out}, {causal})", every_query=True
         )
         result = self.infer(a, b)
         return (largest,) if result.flow is Flow.PAIRS and result.sizes[-2:] == (TOKENS, TOKENS) else ()

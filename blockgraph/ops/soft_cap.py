@@ -8,7 +8,7 @@ from blockgraph.dims import number_of
 from blockgraph.errors import OpError
 from blockgraph.fields import Positive
 from blockgraph.op import Op, Site, Style
-from blockgraph.probe import Probe, Quantity, average
+from blockgraph.probe import Probe, average
 from blockgraph.types import Flow, Type
 
 
@@ -39,4 +39,4 @@ class SoftCap(Op):
         """How much of its slope the cap has lost."""
         about = "mean of tanh(x / cap)^2: 0 where the cap does nothing, 1 where no gradient passes"
         entries = "last_rows({out}), {cap}, {causal}" if x.flow is Flow.PAIRS else "{out}, {cap}"
-        return (average(f"saturation({entries})", Quantity("saturation", "mean", "attention", about, "share")),)
+        return (average(f"saturation({entries})", "saturation", about),)

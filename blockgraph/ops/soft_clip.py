@@ -8,7 +8,7 @@ from blockgraph.dims import number_of
 from blockgraph.errors import OpError
 from blockgraph.fields import NumberField, limited
 from blockgraph.op import Op, Site, Style
-from blockgraph.probe import Probe, Quantity, average
+from blockgraph.probe import Probe, average
 from blockgraph.types import Flow, Type
 
 
@@ -47,4 +47,4 @@ clip: {op: soft_clip, zeta: 1.03, gamma: -12 / seq}"""
         """How much of it passes no gradient."""
         about = "entries at 0 or 1, of those that the mask lets through"
         entries = "last_rows({out}), {causal}" if x.flow is Flow.WEIGHTS else "{out}"
-        return (average(f"clipped({entries})", Quantity("clipped", "mean", "attention", about, "share")),)
+        return (average(f"clipped({entries})", "clipped", about),)

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from blockgraph.op import Op, Site, Style
-from blockgraph.probe import Probe, Quantity, average
+from blockgraph.probe import Probe, average
 from blockgraph.types import TOKENS, Flow, Type
 
 
@@ -27,6 +27,7 @@ softmax: {op: softmax}"""
     def probes(self, x: Type) -> tuple[Probe, ...]:
         """How sharp the rows are."""
         rows = "last_rows({out})" if x.last == TOKENS else "{out}"
-        entropy = Quantity("entropy", "mean", "attention", "mean entropy of a row", "nats")
-        share = Quantity("one_hot", "mean", "attention", "rows with one entry above 0.9", "share")
-        return average(f"row_entropy({rows})", entropy), average(f"one_hot({rows})", share)
+        return (
+            average(f"row_entropy({rows})", "entropy", "mean entropy of a row", "nats"),
+            average(f"one_hot({rows})", "one_hot", "rows with one entry above 0.9"),
+        )
