@@ -43,9 +43,9 @@ class Metrics:
         """
         with self.path.with_suffix(".dropped.jsonl").open("a") as dropped:
             dropped.writelines(_line(row) for row in _objects(self.path) if row["step"] > event["step"])
-        os.close(self._file)
         _repair(self.path, event["step"], event)
-        self._file = self._opened()
+        before, self._file = self._file, self._opened()
+        os.close(before)
         if self.recorder:
             self.recorder.rewind(event["step"])
 

@@ -22,7 +22,7 @@ CHANGED = {
     "tokenizer.vocab": "400", "tokenizer.model": "unigram",
     "tokenizer.path": "some.model tokenizer.vocab= tokenizer.model=", "train.steps": "13", "train.batch": "8",
     "train.micro_batch": "2", "train.seed": "1", "train.precision": "fp32", "train.compile": "false",
-    "train.lowering": "explicit",
+    "train.lowering": "explicit", "train.loss": "chunked", "log.probes": "[weights]",
     "train.diverged.loss_above": "9", "train.diverged.margin": "2", "train.diverged.window": "9",
     "train.diverged.spike.z": "9", "train.diverged.spike.in_a_row": "2", "train.on_fault": "skip", "train.skips": "1",
     "train.rollback.steps": "9", "train.rollback.before": "9", "train.rollback.after": "9", "train.rollback.most": "9",

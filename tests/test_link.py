@@ -82,9 +82,10 @@ def test_order_is_free_where_every_in_is_written(path, graph_of):
     nodes = tree["nodes"]
     for node in nodes.values():  # a group's value is its last node's, so whoever reads a group names that node
         if "in" in node and "nodes" not in node:
-            listed = node["in"] if isinstance(node["in"], list) else [node["in"]]
+            given = node["in"]
+            listed = given if isinstance(given, list) else [*given.values()] if isinstance(given, dict) else [given]
             named = [str(graph.groups[word].value) if word in graph.groups else word for word in listed]
-            node["in"] = named if isinstance(node["in"], list) else named[0]
+            node["in"] = dict(zip(given, named, strict=True)) if isinstance(given, dict) else named
     tree["nodes"] = backwards(nodes)
     assert digest(graph_of(yaml.safe_dump(tree, sort_keys=False), path.stem)) == digest(graph)
 

@@ -19,6 +19,7 @@ from runners import runfile, sharding
 from runners.devices import DEVICES, USABLE, Device, Machines
 from runners.launch import Launch
 from runners.loss import loss_for
+from runners.lowering import lowered
 from runners.plan import command
 from runners.planning import holdings, plan
 from runners.trainer import DTYPES, Trainer
@@ -113,7 +114,7 @@ class NoData:
 def trainer(run, graph, mesh=None):
     world = World(Launch(size=RANKS if mesh else 1), torch.device("cpu"), mesh)
     with torch.device("meta"):
-        model = bg.compile(graph, recompute=run.config.train.recompute)
+        model = bg.compile(lowered(run, graph, "cpu", compiled=False), recompute=run.config.train.recompute)
     sharding.place(model, run.config.train, world, compiled=False)
     return Trainer(model, run.config, NoData(), world, compiled=False)
 
@@ -125,12 +126,17 @@ def held_by(real):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "micro", "checkpointing"),
-    [("adamw", 4, "none"), ("stable_adamw", 16, "block"), ("muon", 8, "[ff]")],
+    ("optimizer", "micro", "checkpointing", "lowering"),
+    [
+        ("adamw", 4, "none", "explicit"),
+        ("adamw", 4, "none", "sdpa"),
+        ("stable_adamw", 16, "block", "explicit"),
+        ("muon", 8, "[ff]", "explicit"),
+    ],
 )
-def test_a_trainer_takes_the_bytes_that_are_planned(tmp_path, optimizer, micro, checkpointing):
+def test_a_trainer_takes_the_bytes_that_are_planned(tmp_path, optimizer, micro, checkpointing, lowering):
     keys = f"optim.name={optimizer}", f"train.micro_batch={micro}", f"train.checkpointing={checkpointing}"
-    run, graph = run_of(tmp_path, "optim.z_loss=1e-4", *keys), graph_of("qk_norm")
+    run, graph = run_of(tmp_path, "optim.z_loss=1e-4", f"train.lowering={lowering}", *keys), graph_of("qk_norm")
     real = trainer(run, graph)
     real.step(1)
     most, _ = measured(lambda: real.step(2))

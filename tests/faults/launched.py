@@ -19,11 +19,12 @@ class Launched(AbstractContextManager["Launched"]):
         words = ["--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts), "-m", "runners.train"]
         command = [sys.executable, "-m", "torch.distributed.run", *words, str(run), *overrides, "--out", str(out)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self._seen: set[int] = set()
         with self.log.open("w") as log:
             self.agent = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def __exit__(self, *_: object) -> None:
-        for pid in (*self.workers, self.agent.pid):
+        for pid in {*self.workers, *self._seen, self.agent.pid}:
             send(pid, signal.SIGKILL)
         self.agent.wait()
 
@@ -36,7 +37,9 @@ class Launched(AbstractContextManager["Launched"]):
     def workers(self) -> list[int]:
         """The processes that train, in the order of their ranks."""
         numbers = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
-        return sorted(pid for pid in numbers if _status(pid)[1:2] == [str(self.agent.pid)])
+        found = sorted(pid for pid in numbers if _status(pid)[1:2] == [str(self.agent.pid)])
+        self._seen |= {*found}  # without torchrun they would no longer be found
+        return found
 
     @property
     def rows(self) -> int:

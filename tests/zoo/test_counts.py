@@ -7,8 +7,8 @@ import blockgraph as bg
 from blockgraph.library import shipped
 from blockgraph.syntax import plain, read
 
-# By spec and size: totals of the published checkpoints as they are commonly given. Those with a source in a comment were
-# looked up there; for the others the published sizes of the model are what the total follows from.
+# By spec and size: totals of the published checkpoints as they are commonly given. Those with a source in a comment
+# were looked up there; for the others the published sizes of the model are what the total follows from.
 PUBLISHED = {
     ("llama3", "8b"): 8_030_261_248,
     ("llama3", "70b"): 70_553_706_496,
