@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from blockgraph.errors import SpecError
+from blockgraph.ops import OPS
 from runners import drift, runfile
 from runners.config import RunConfig
 from runners.schedule import factor
+from runners.spec import graph_of, series_of
 
 DEMO = Path(__file__).parents[1] / "specs" / "runs" / "demo.yaml"
 
@@ -197,3 +199,23 @@ def test_more_steps_are_refused_unless_the_schedule_is_constant(tmp_path):
 def test_intervals_may_change(tmp_path):
     old = load(tmp_path, "run: r\n").config
     drift.refuse(load(tmp_path, "run: r\nlog: {every: 1}\ncheckpoint: {every: 7, keep: 5}\n"), old, Path("runs/r"))
+
+
+def test_a_probe_that_stands_for_nothing_is_told_at_its_place(tmp_path):
+    text = "log:\n  probes: [attention, layers.*.attn.qvk.x.l2]\nset: {n_layers: 2}\n"
+    run = load(tmp_path, text)
+    with pytest.raises(SpecError) as error:
+        series_of(run, graph_of(run, OPS))
+    message = "no series is called 'layers.*.attn.qvk.x.l2'; did you mean 'layers.*.attn.qkv.x.l2'?"
+    assert str(error.value) == (
+        f"{tmp_path}/r.yaml:2:23: error: {message}\n"
+        "  2 |   probes: [attention, layers.*.attn.qvk.x.l2]\n"
+        "    |                       ^^^^^^^^^^^^^^^^^^^^^^"
+    )
+
+
+def test_a_run_records_what_it_does_by_default_whatever_its_model(tmp_path):
+    run = load(tmp_path, "set: {n_layers: 2}\n")
+    names = series_of(run, graph_of(run, OPS))
+    assert {"layers.1.attn.qkv.y.l2", "layers.0.attn.bmm1.max", "logits.log_z", "layers.1.x.rms"} <= set(names)
+    assert series_of(load(tmp_path, "log: {probes: []}\n"), graph_of(run, OPS)) == []

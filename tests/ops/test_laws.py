@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import blockgraph as bg
+from runners.launch import Launch
+from runners.probing import Probing
+from runners.world import World
 
 SIZES = ((1, 1), (2, 5), (3, 8))
 
@@ -144,3 +147,23 @@ def test_norms_caps_and_softmax_compute_in_fp32(text: str, monkeypatch: pytest.M
     rounding = 1.02 * 2**-8 * exact.abs() + 1e-6  # half of the last bit: nothing but the output is rounded
     assert ((found - exact).abs() <= rounding).all()
     assert ((inside_bf16 - exact).abs() > rounding).any()
+
+
+@every_sample
+def test_every_probe_gives_a_number_and_recording_changes_no_output(sample: str) -> None:
+    graph = graph_of(sample)
+    module, plain = bg.compile(graph, probes=["**"]), compiled(sample)
+    module.load_state_dict(plain.state_dict())
+    inputs = inputs_of(graph, *SIZES[1])
+    probing = Probing(module, World(Launch(), torch.device("cpu")))
+    probing.start()
+    given = outputs(module, [x.clone().requires_grad_(x.is_floating_point()) for x in inputs])
+    assert all(torch.equal(a, b) for a, b in zip(given, outputs(plain, inputs), strict=True))
+    torch.autograd.backward([value.sum() for value in given if value.requires_grad])
+    probing.fold()
+    probing.weights()
+    found = probing.finish()
+    infinite = any(value.isinf().any() for value in given)
+    assert [name for name, value in found.items() if math.isnan(value) and not (infinite and "std" in name)] == [
+        name for name in found if name.endswith("update_rms")
+    ]
