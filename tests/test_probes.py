@@ -20,6 +20,7 @@ from runners import optim
 from runners.config import Optim
 from runners.launch import Launch
 from runners.loss import cross_entropy
+from runners.overhead import Overhead
 from runners.probing import Probing
 from runners.world import World
 
@@ -344,3 +345,18 @@ def test_parameters_that_layers_share_have_one_name():
     assert {n.removesuffix(".update_rms") for n in names if n.endswith("update_rms")} == {
         name for name, _ in module.named_parameters()
     }
+
+
+def test_the_cost_that_a_run_tells_is_that_of_its_medians_without_the_first_steps():
+    cost = Overhead()
+    for seconds, probed in [(9.0, False), (9.0, True)] + [(2.0, False)] * 16 + [(4.0, True)] * 3:
+        cost.add(seconds, probed)
+    assert cost.text == "probes: 16.0% of the run, 50% of a probed step"
+
+
+def test_too_few_steps_say_nothing_of_their_cost():
+    cost = Overhead()
+    for _ in range(3):
+        cost.add(1.0, True)
+        cost.add(1.0, False)
+    assert cost.text == ""
