@@ -6,8 +6,6 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,17 +17,13 @@ from blockgraph.errors import Place, Problem, Problems
 from blockgraph.graph import Graph
 from blockgraph.lower import lower
 from blockgraph.model import Model
-from blockgraph.model import build as model_of
 from blockgraph.op import Op
-from blockgraph.probes import recorded as readings_of
-from runners import cache, compiling, intact, sharding, shards, tokenizer
+from runners import intact
 from runners.checkpoint import Checkpoint, Checkpoints
-from runners.compiling import EAGER, Compiling
+from runners.inputs import Inputs, build, lowered_for, prepare
 from runners.launch import Launch
 from runners.loop import Loop
-from runners.lowering import begun_with, lowered, recorded
 from runners.metrics import Metrics, rows
-from runners.objective import Objective, objective
 from runners.outcome import Outcome
 from runners.progress import Progress
 from runners.pulse import Pulse, watched
@@ -39,8 +33,7 @@ from runners.runfile import RunFile, to_yaml
 from runners.saver import Saver
 from runners.series import PROBES, Column
 from runners.sinks import opened
-from runners.spec import graph_of, series_of
-from runners.speed import Pace, keep_memory, matmul_peak
+from runners.speed import Pace, matmul_peak
 from runners.stop import Stop
 from runners.trainer import DTYPES, Trainer
 from runners.watch import Watch
@@ -49,27 +42,6 @@ from runners.world import World, joined
 REPORTED = ("loss", "val_loss", "val_bits_per_byte")
 STATE_BYTES = 12  # of a parameter in a checkpoint: the weight and two moments, in fp32
 SHOWN = 10  # differences of a model that an error tells
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a run is trained from; a run that goes on must find the same."""
-
-    tokenizer: tokenizer.Tokenizer
-    data: shards.Dataset
-    graph: Graph
-    objective: Objective
-    compiling: Compiling = EAGER
-
-    @cached_property
-    def digests(self) -> dict[str, str]:
-        """A hash of each, under the key of the run file that asks for it."""
-        return {"model": canonical.digest(self.graph), "tokenizer": self.tokenizer.digest, "data": self.data.digest}
-
-    @property
-    def recorded(self) -> dict[str, str]:
-        """What a checkpoint keeps of them: the digests, and the choices made for this device."""
-        return self.digests | recorded(self.graph) | compiling.recorded(self.compiling)
 
 
 def train(run: RunFile, ops: Mapping[str, type[Op]], directory: RunDir, stop: Stop, launch: Launch) -> Outcome:
@@ -117,49 +89,6 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
         if pulse:
             pulse.done = lambda: loop.done
         return _run(loop, directory, stop)
-
-
-def prepare(run: RunFile, ops: Mapping[str, type[Op]]) -> Inputs:
-    """Tokenizer, data and graph of the run; raises `SpecError` when the model has no logit for each piece."""
-    config = run.config
-    words = tokenizer.prepare(config.tokenizer, config.data, cache.folder(), run.base)
-    data = shards.prepare(config.data, words, cache.folder(), run.base)
-    graph = graph_of(run, ops, words.vocab)
-    logits = graph.type_of(next(iter(graph.outputs.values())))
-    classes = logits.sizes[-1].known if logits else None
-    if classes is not None and classes < words.vocab:
-        raise run.refuse("set.vocab", f"the model has {classes} logits, but the tokenizer has {words.vocab} pieces")
-    return Inputs(words, data, graph, objective(run, graph))
-
-
-def lowered_for(run: RunFile, inputs: Inputs, world: World, kept: Mapping[str, str] | None = None) -> Inputs:
-    """The inputs with all that is chosen for this device, or that a checkpoint of the run has kept.
-
-    That is whether it is compiled, and how the attention of its graphs is lowered.
-    """
-    chosen = compiling.compiling(run, inputs.graph, world.device, world.size, kept)
-    # What the first process found holds for all of them.
-    chosen = replace(chosen, on=bool(world.most(int(chosen.on and world.leads))))
-    before = begun_with(kept) if kept else None
-    graph, trained = (
-        lowered(run, graph, world.device.type, chosen.on, before) for graph in (inputs.graph, inputs.objective.graph)
-    )
-    return replace(inputs, graph=graph, objective=replace(inputs.objective, graph=trained), compiling=chosen)
-
-
-def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
-    """The model of a run, placed on its device with its first weights, and what takes its steps."""
-    keep_memory()
-    with torch.device("meta"):
-        graph = inputs.objective.graph
-        readings = readings_of(graph, series_of(run, inputs.graph))
-        model = model_of(graph, probes=readings, recompute=run.config.train.recompute)
-    compiled = inputs.compiling.on
-    if compiled:
-        compiling.keep_kernels()
-    sharding.place(model, run.config.train, world, compiled)
-    loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
-    return Trainer(model, run.config, inputs.data, world, compiled, loss, inputs.objective.cap)
 
 
 def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:

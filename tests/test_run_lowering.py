@@ -9,7 +9,7 @@ from train_case import state, train, write_case
 import blockgraph
 from blockgraph.fused import FUSIONS
 from blockgraph.graph import Graph
-from runners import lowering, runfile, session
+from runners import inputs, lowering, runfile
 from runners.checkpoint import Checkpoints
 from runners.launch import Launch
 from runners.spec import graph_of
@@ -77,6 +77,6 @@ def test_every_lowering_of_a_run_is_in_the_table():
 def test_head_and_blocks_are_lowered_alike_where_the_head_is_open(tiny):
     run = runfile.load(tiny, ["train.lowering=blockwise", "train.loss=chunked"])
     world = World(Launch(), torch.device("cpu"))
-    inputs = session.lowered_for(run, session.prepare(run, blockgraph.OPS), world)
-    assert inputs.graph.decisions == inputs.objective.graph.decisions
-    assert inputs.graph.decisions[0].lowering == "blockwise"
+    found = inputs.lowered_for(run, inputs.prepare(run, blockgraph.OPS), world)
+    assert found.graph.decisions == found.objective.graph.decisions
+    assert found.graph.decisions[0].lowering == "blockwise"

@@ -105,15 +105,15 @@ def _timed(study: StudyFile, cell: Planned, threads: int) -> Times:
 def _time(study: StudyFile, cell: Planned, threads: int) -> list[float]:
     import torch
 
-    from runners import session
+    from runners import inputs
     from runners.launch import Launch
     from runners.world import World
 
     torch.set_num_threads(threads)
     began = time.perf_counter()
     world = World(Launch(), torch.device("cpu"))
-    inputs = session.lowered_for(cell.run, session.prepare(cell.run, study.ops), world)
-    trainer = session.build(cell.run, inputs, world)
+    found = inputs.lowered_for(cell.run, inputs.prepare(cell.run, study.ops), world)
+    trainer = inputs.build(cell.run, found, world)
     trainer.step(1)
     ready = time.perf_counter()
     for number in range(STEPS):

@@ -154,11 +154,11 @@ def prepared(cells: Iterable[Planned], ops: Mapping[str, type[Op]]) -> int:
     distinct = {json.dumps([c.run.config.data.model_dump(), c.run.config.tokenizer.model_dump()]): c for c in cells}
 
     def make() -> int:
-        from runners import session
+        from runners import inputs
 
         for cell in distinct.values():
             try:
-                session.prepare(cell.run, ops)
+                inputs.prepare(cell.run, ops)
             except SpecError as error:
                 print(error, file=sys.stderr)
                 return BAD_INPUT
