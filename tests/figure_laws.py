@@ -1,8 +1,10 @@
 """Counters of what must not happen in a figure: collisions of boxes, wires, words and plates."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from blockgraph.figure.parts import Box, Plate, Scene, Wire, Words
+from blockgraph.figure.style import LABEL, corners
 from blockgraph.figure.text import width
 
 Rectangle = tuple[float, float, float, float]  # left, bottom, right, top
@@ -12,7 +14,7 @@ def faults(scene: Scene) -> list[str]:
     """All that is wrong with a scene's coordinates."""
     return [
         *overlapping_boxes(scene), *wires_through_boxes(scene), *wires_along_wires(scene), *loose_ends(scene),
-        *words_in_the_way(scene), *strangers_in_plates(scene),
+        *words_in_the_way(scene), *strangers_in_plates(scene), *labels_past_their_sides(scene),
     ]  # fmt: skip
 
 
@@ -21,6 +23,17 @@ def overlapping_boxes(scene: Scene) -> Iterator[str]:
         for other in scene.boxes[index + 1 :]:
             if meet(around(one), around(other)):
                 yield f"{one.slot} lies over {other.slot}"
+
+
+def labels_past_their_sides(scene: Scene) -> Iterator[str]:
+    """Labels wider than their shape is at the height of their letters; those with a second line stand elsewhere."""
+    letters = 0.35 * LABEL
+    for box in scene.boxes:
+        for (x1, y1), (x2, y2) in pairwise((*(outline := corners(box.shape, box.width, box.height)), outline[0])):
+            if y1 == y2 or box.sub or not min(y1, y2) <= -letters <= max(y1, y2):
+                continue
+            if abs(x1 + (x2 - x1) * (-letters - y1) / (y2 - y1)) < width(box.label, LABEL) / 2:
+                yield f"the label of {box.slot} reaches past its side"
 
 
 def wires_through_boxes(scene: Scene) -> Iterator[str]:

@@ -60,6 +60,11 @@ def test_nothing_collides_in_a_difference(a, b):
     assert faults(beside(difference)) == []
 
 
+@pytest.mark.parametrize("name", ["deep_norm", "gemma2", "ngpt"])
+def test_nothing_collides_in_a_model_of_the_zoo(name):
+    assert faults(figure(load(name))) == []
+
+
 def test_nothing_collides_in_a_graph_that_is_no_transformer(forked):
     assert faults(figure(forked)) == []
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from blockgraph.cost import Row, cost
 from blockgraph.figure.flat import Cluster, Entry, Flat, Value, flat
-from blockgraph.figure.style import LABEL, LOOKS, ROOM, SMALL, Kind
+from blockgraph.figure.style import LABEL, LOOKS, ROOM, SHARE, SMALL, Kind
 from blockgraph.figure.text import clean, display, short, width
 from blockgraph.graph import Graph, Node
 from blockgraph.types import Type
@@ -37,7 +37,8 @@ class Item:
             return look.width
         room = ROOM.get(look.shape, 16)
         mark = 18 if self.status in ("added", "removed", "changed") else 0
-        return max(look.width, width(self.label, LABEL) + room + mark, width(self.sub, SMALL) + room)
+        label, sub = width(self.label, LABEL) + mark, width(self.sub, SMALL)
+        return max(look.width, label + room, sub + room, label / SHARE.get(look.shape, 1.0))
 
 
 @dataclass(frozen=True, slots=True)

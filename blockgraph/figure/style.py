@@ -56,9 +56,10 @@ LOOKS: Mapping[Kind, Look] = {
     "output": Look("text", PAPER, INK, 20, "output"),
 }
 
-ROOM: Mapping[Shape, float] = {  # width of a box beyond its text, where the shape's sides lean in
+ROOM: Mapping[Shape, float] = {  # least width of a box beyond its text, where the shape's sides lean in
     "hexagon": 34, "invtrapezium": 34, "octagon": 24, "ellipse": 22, "text": 6,
 }  # fmt: skip
+SHARE: Mapping[Shape, float] = {"hexagon": 0.8, "invtrapezium": 0.7}  # of a width that is left at a text's own height
 _CORNERS: Mapping[str, tuple[Point, ...]] = {  # in units of width and height, as Graphviz draws its shapes
     "hexagon": ((0.5, 0), (0.25, 0.5), (-0.25, 0.5), (-0.5, 0), (-0.25, -0.5), (0.25, -0.5)),
     "octagon": (
