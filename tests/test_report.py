@@ -152,6 +152,19 @@ def test_norms_of_every_layer_are_compared_at_the_last_step_of_both(made):
     assert ratios.pop() > 1
 
 
+@pytest.mark.parametrize(
+    ("left_out", "told"), [("dy.l2", "L2 norms of dX of every"), ("weight.l2", "L2 norms of X and Y")]
+)
+def test_a_norm_that_was_not_recorded_leaves_the_others(tmp_path, left_out, told):
+    def fewer(settings: Settings, step: int) -> dict[str, float]:
+        return {name: value for name, value in probes(settings, step).items() if not name.endswith(left_out)}
+
+    axes = AXES | {"block": ["baseline"], "size": ["small"]}
+    study = make(tmp_path / "few", axes, loss, points=POINTS, probes=fewer, base={})
+    assert command([str(study)]) == 0
+    assert told in text(study)
+
+
 def test_every_question_is_answered_or_told(plain, made):
     titles = {name: re.findall("^## (.*)$", text(study), re.M) for name, study in zip("pm", (plain, made), strict=True)}
     told = re.findall(r"^- (.*): it takes", text(plain), re.MULTILINE)

@@ -17,6 +17,7 @@ TITLE = "Norms of the linears, converging against diverging (Tables 1 and 2)"
 LAYER = 1  # the second block, which the paper shows
 FORWARD = (("weight.l2", "W", "1"), ("x.l2", "X", "1"), ("y.l2", "Y", "1"))
 BACKWARD = (("dx.l2", "dX", "nats"), ("dy.l2", "dY", "nats"))
+Kinds = tuple[tuple[str, str, str], ...]  # quantity, letter, unit
 GREW = 2.0  # the paper's "more than twice"
 
 
@@ -42,10 +43,11 @@ def section(lab: Lab) -> Section:
     found = layers(pair.steady, ".y.l2")
     layer = LAYER if LAYER in found else found[0]
     where = f"{pair.steady.arm}, {pair.steady.size}, seed {pair.steady.seed}, layer {layer}"
-    figures = [_figure(pair, layer, FORWARD, f"L2 norms of W, X and Y of every linear: {where}.", "norms")]
-    if sites(pair.steady, layer, ".dx.l2"):
-        about = f"L2 norms of the gradients by X and Y of every linear: {where}."
-        figures.append(_figure(pair, layer, BACKWARD, about, "gradients"))
+    figures = [
+        _figure(pair, layer, kinds, f"L2 norms of {_letters(kinds)} of every linear: {where}.", name)
+        for name, kinds in (("norms", _recorded(pair, layer, FORWARD)), ("gradients", _recorded(pair, layer, BACKWARD)))
+        if kinds
+    ]
     text = f"Both runs share everything but the learning rate: {where}; the other layers stand in the table."
     return Section(TITLE, (text,), (_growth(pair, found),), tuple(figures))
 
@@ -68,9 +70,26 @@ def _pair(lab: Lab, trials: list[Trial]) -> Pair | None:
     return None
 
 
-def _figure(pair: Pair, layer: int, kinds: tuple[tuple[str, str, str], ...], caption: str, name: str) -> Figure:
-    found = sites(pair.steady, layer, f".{kinds[0][0]}") or sites(pair.steady, layer, f".{kinds[-1][0]}")
-    linears = [site for site in found if course(pair.steady, f"{site}.{kinds[-1][0]}")]
+def _recorded(pair: Pair, layer: int, kinds: Kinds) -> Kinds:
+    """Those of the quantities that were asked for, all of them or not."""
+    return tuple(kind for kind in kinds if any(site in _linears(pair, layer) for site in _sites(pair, layer, kind)))
+
+
+def _linears(pair: Pair, layer: int) -> list[str]:
+    return sites(pair.steady, layer, ".y.l2")
+
+
+def _sites(pair: Pair, layer: int, kind: tuple[str, str, str]) -> list[str]:
+    return sites(pair.steady, layer, f".{kind[0]}")
+
+
+def _letters(kinds: Kinds) -> str:
+    *first, last = (letter for _, letter, _ in kinds)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _figure(pair: Pair, layer: int, kinds: Kinds, caption: str, name: str) -> Figure:
+    linears = [site for site in _linears(pair, layer) if all(site in _sites(pair, layer, kind) for kind in kinds)]
 
     def draw(axes: Any) -> None:
         for row, site in zip(axes, linears, strict=True):
@@ -88,7 +107,7 @@ def _lines(ax: Any, pair: Pair, name: str) -> None:
             ax.plot(found.steps, found.values, **look(index, marked=False), label=text)
 
 
-def _told(pair: Pair, linears: list[str], kinds: tuple[tuple[str, str, str], ...]) -> str:
+def _told(pair: Pair, linears: list[str], kinds: Kinds) -> str:
     ratios = (
         (short(site), letter, _ratio(pair, f"{site}.{quantity}")) for site in linears for quantity, letter, _ in kinds
     )
