@@ -34,6 +34,13 @@ def rate(found: Estimate, bound: str = "") -> str:
     return f"{bound}{found.mean:.3g} [{found.low:.3g}, {found.high:.3g}]"
 
 
+def whole(found: Estimate) -> str:
+    """A count with its interval, in whole numbers."""
+    if found.low is None or found.high is None or found.low == found.high:
+        return f"{found.mean:,.0f}"
+    return f"{found.mean:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
+
+
 def bound(found: Highest) -> str:
     """The sign before a ceiling that lies outside of the grid for some seed."""
     return "≥ " if found.at_least else "< " if found.below else ""

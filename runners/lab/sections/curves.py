@@ -9,7 +9,7 @@ from runners.lab.lab import Lab
 from runners.lab.plots import Figure, figure, label, look
 from runners.lab.section import Section, Table
 from runners.lab.trials import Trial
-from runners.lab.words import NONE, rate
+from runners.lab.words import NONE, whole
 
 TITLE = "Loss curves, and steps to reach a loss (Figure 2)"
 POINTS = 50  # of a drawn curve that are apart: losses are averaged over as much as lies between two
@@ -124,4 +124,4 @@ def _told(steps: list[int | None]) -> str:
     if not reached:
         return NONE
     lost = f" ({len(steps) - len(reached)} of {len(steps)} seeds never)" if len(reached) < len(steps) else ""
-    return rate(geometric(reached)) + lost
+    return whole(geometric(reached)) + lost
