@@ -20,7 +20,7 @@ from runners.spec import graph_of
 from runners.study import Cell, Study
 
 LR, SEED, BLOCK = "optim.lr", "train.seed", "block"
-ONLY = "as given"  # the arm and the size of a study that varies neither
+ONLY = "as given"  # the size of a study that does not vary it
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def trials(study: Study, ops: Mapping[str, type[Op]]) -> tuple[Trial, ...]:
         key = repr((run.config.model, run.config.set))
         if key not in graphs:
             graphs[key] = _graph(cell.directory / MODEL, run, ops)
-        found.append(Trial(cell, run.config, graphs[key], _words(cell, arms), _words(cell, sizes)))
+        arm = _words(cell, arms) or _blocks(graphs[key])
+        found.append(Trial(cell, run.config, graphs[key], arm, _words(cell, sizes) or ONLY))
     return tuple(found)
 
 
@@ -128,7 +129,13 @@ def _is_size(axis: str, values: list[Any], points: Mapping[str, Mapping[str, Any
 
 def _words(cell: Cell, axes: Iterable[str]) -> str:
     """A cell's values on some axes: words as they are, numbers with the axis they belong to."""
-    return ", ".join(_word(axis, cell.settings[axis]) for axis in axes if axis in cell.settings) or ONLY
+    return ", ".join(_word(axis, cell.settings[axis]) for axis in axes if axis in cell.settings)
+
+
+def _blocks(graph: Graph) -> str:
+    """The arm of a study that varies none: the blocks of its model."""
+    names = distinct(block.name for node in graph.nodes.values() for block in node.blocks)
+    return ", ".join(names) or graph.name
 
 
 def _word(axis: str, value: Any) -> str:
