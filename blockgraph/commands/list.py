@@ -15,8 +15,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a spec."""
+    width = max(map(len, shipped()))
     for name, path in shipped().items():
         spec = plain(read(path))
         kind = "model" if "model" in spec else "block"
-        print(f"{kind}  {name:<14} {spec['title']} ({spec['paper']})")
+        print(f"{kind}  {name:<{width}} {spec['title']} ({spec['paper']})")
     return 0
