@@ -8,7 +8,7 @@ READY := .venv/ready
 help:
 	@echo "make demo   train two blocks of the paper on real text; figures, curves and one HTML page (build/demo)"
 	@echo "make test   everything that CI runs"
-	@echo "make test-faults  the long forms of the tests that kill, cut and fill up (about a quarter of an hour)"
+	@echo "make test-faults  the long forms of the tests that kill, cut and fill up"
 	@echo "make test-zoo  the zoo against Hugging Face transformers, which it installs"
 	@echo "make bench  every benchmark, to docs/results/performance.md (hours; on an idle machine)"
 	@echo "make clean  remove what these commands made"
