@@ -42,6 +42,7 @@ def compile(
     lowering: str = "auto",
     probes: Sequence[str] = (),
     recompute: Sequence[str] = NOTHING,
+    cached: bool = False,
     **settings: Setting,
 ) -> Any:
     """An `nn.Module` of a checked graph, or of a spec by name or path with its settings.
@@ -50,13 +51,14 @@ def compile(
     attention core is computed: `explicit` (node by node, and what `auto` takes, which does not know the length here),
     `sdpa`, `blockwise` or `flex`. `probes` names what the module can record, as `log.probes` of a run file does.
     `recompute` names nodes and groups of the blocks, such as `attn` or `ff.fc1`, whose values are not kept for the
-    backward pass but computed there again; `EVERYTHING` recomputes all inside the blocks. Raises `SpecError`, also for
-    a core that cannot be lowered so.
+    backward pass but computed there again; `EVERYTHING` recomputes all inside the blocks. A module that is `cached` also
+    has `extend(tokens, cache)`, which takes the tokens behind those in a `blockgraph.kernels.cache.Cache`. Raises
+    `SpecError`, also for a core that cannot be lowered so and a cache that is not known to be right.
     """
     from blockgraph.model import build  # torch is imported only by those who compile
 
     graph = _graph(spec, settings)
-    return build(fuse(graph, FUSIONS, lowering), seed, recorded(graph, chosen(graph, probes)), recompute)
+    return build(fuse(graph, FUSIONS, lowering), seed, recorded(graph, chosen(graph, probes)), recompute, cached)
 
 
 def cost(spec: Graph | str, **settings: Setting) -> Cost:

@@ -23,6 +23,7 @@ from blockgraph.op import Param, Site, State
 from blockgraph.probes import Point
 from blockgraph.recompute import NOTHING, again
 from blockgraph.recording import Recording
+from blockgraph.stepping import Stepping
 
 BODY = " " * 8
 Line = Callable[[Node, int], list[str]]  # the lines of a node, with their indent
@@ -35,7 +36,7 @@ class ClassText:
 
     `blocks` names the classes of each stack's blocks, `shared` the paths that layers take from the first one, `carried`
     what the module defines elsewhere, `points` what it records where it is probed, and `recompute` what the backward
-    pass computes again.
+    pass computes again. One that is `cached` can also take new tokens alone.
     """
 
     graph: Graph
@@ -45,10 +46,11 @@ class ClassText:
     carried: Iterable[str]
     points: tuple[Point, ...] = ()
     recompute: tuple[str, ...] = NOTHING
+    cached: bool = False
 
     def __post_init__(self) -> None:
         inputs = {name for kind in self.graph.inputs.values() for size in kind.sizes for name in size.names}
-        taken = {"self", "layer", *RUNTIME, *inputs, *dir(builtins), *self.carried}
+        taken = {"self", "layer", "cache", *RUNTIME, *inputs, *dir(builtins), *self.carried}
         self.variables: dict[Ref, str] = {}
         for ref in self.values():
             self.variables[ref] = unique(re.sub(r"[^A-Za-z0-9]+", "_", str(ref)), taken)
@@ -61,7 +63,8 @@ class ClassText:
         graph = self.graph
         title = f": {graph.title}" if graph.title else ""
         paper = f" ({graph.paper})" if graph.paper else ""
-        methods = [self.forward(), self.probed(), self.actions("finish_init"), self.actions("finish_step")]
+        extend = Stepping(self).method() if self.cached else []
+        methods = [self.forward(), self.probed(), extend, self.actions("finish_init"), self.actions("finish_step")]
         parts = [docstring(f"{graph.name}{title}{paper}.", indent=4), self.constructor(), *methods]
         return "\n".join([f"class {self.name}(GraphModule):", "\n\n".join("\n".join(part) for part in parts if part)])
 
@@ -141,7 +144,7 @@ class ClassText:
             title = self.graph.groups[group].title if group else ""
             lines += [f"{' ' * indent}# {group}: {one_line(title)}"] if title else []
             for node in members:
-                lines += self.loop(node) if node.blocks else line(node, indent)
+                lines += line(node, indent)
         return lines
 
     def part(self, nodes: list[Node], line: Line) -> list[str]:
@@ -153,12 +156,17 @@ class ClassText:
         made = [Ref("node", node.path, port) for node in nodes for port in node.outputs]
         names = [self.variables[ref] for ref in read if ref.kind != "param"]
         results = [self.variables[ref] for ref in made if ref in wanted]
-        name = unique("part", self.taken)
-        self.taken.add(name)
+        name = self.fresh("part")
         head = signature(name, [f"{word}: Tensor" for word in names], _given(results), len(BODY))
         body = [*self.lines(nodes, line, len(BODY) + 4), f"{BODY}    return {', '.join(results)}"]
         call = statement(", ".join(results), f"recomputed({', '.join([name, *names])})")
         return ["", *head, *body, "", *call]
+
+    def fresh(self, word: str) -> str:
+        """A name that nothing else in the class has."""
+        name = unique(word, self.taken)
+        self.taken.add(name)
+        return name
 
     def group(self, node: Node) -> str:
         """Path of the group that a node, or the owner of the port it is written on, stands in."""
@@ -176,7 +184,9 @@ class ClassText:
         return lines
 
     def line(self, node: Node, indent: int = len(BODY)) -> list[str]:
-        """The line of one node."""
+        """The line of one node, or those of a stack."""
+        if node.blocks:
+            return self.loop(node)
         return self.assigned(node, self.expression(node), indent)
 
     def assigned(self, node: Node, expression: str, indent: int = len(BODY)) -> list[str]:
@@ -184,16 +194,19 @@ class ClassText:
         targets = ", ".join(self.variables[Ref("node", node.path, port)] for port in node.outputs)
         return statement(targets, expression, _place(node), indent)
 
-    def expression(self, node: Node, form: str = "{}", ports: Mapping[str, str] = NONE) -> str:
-        """What a node computes; `form` is put round its parameters, and `ports` stand for values it reads."""
+    def expression(self, node: Node, form: str = "{}", ports: Mapping[str, str] = NONE, start: str = "") -> str:
+        """What a node computes; `form` is put round its parameters, and `ports` stand for values it reads.
+
+        `start` is the position of the first token where that is not 0.
+        """
         read = [ports.get(port) or self.value(ref) for port, ref in node.data().items()]
         wired = {port: self.value(ref) for port, ref in node.inputs.items() if port in node.op.weights}
         tensors = {name: form.format(text) for name, text in _owned(node).items()} | wired
-        return node.op.lower(self.site(node), *read, **tensors)
+        return node.op.lower(self.site(node, start), *read, **tensors)
 
-    def site(self, node: Node) -> Site:
+    def site(self, node: Node, start: str = "") -> Site:
         """The place of a node's text."""
-        return _NodeSite(self, node)
+        return _NodeSite(self, node, start)
 
     def value(self, ref: Ref) -> str:
         """Text of a value."""
@@ -235,8 +248,8 @@ class ClassText:
                 waiting.extend(self.graph.nodes[ref.owner].inputs.values())
         return found
 
-    def loop(self, node: Node) -> list[str]:
-        """The layers of a stack, called in order on the carried values."""
+    def loop(self, node: Node, method: str = "", *more: str) -> list[str]:
+        """The layers of a stack, or a `method` of theirs, called in order on the carried values, and on `more`."""
         lines = []
         carried = {name: self.variables[Ref("node", node.path, name)] for name in node.outputs}
         for name, ref in node.inputs.items():
@@ -244,8 +257,10 @@ class ClassText:
                 lines.append(f"{BODY}{carried[name]} = {self.value(ref)}")
             carried.setdefault(name, self.value(ref))
         blocks = [node.blocks[index] for index in node.plan]
-        calls = [(_joined(carried, block.outputs), _joined(carried, block.inputs)) for block in blocks]
-        return [*lines, *(BODY + line for line in loops(f"self.{node.path}", calls, _place(node)))]
+        given = ["".join(f", {word}" for word in more)] * len(blocks)
+        reads = [_joined(carried, block.inputs) + words for block, words in zip(blocks, given, strict=True)]
+        calls = list(zip((_joined(carried, block.outputs) for block in blocks), reads, strict=True))
+        return [*lines, *(BODY + line for line in loops(f"self.{node.path}", calls, _place(node), method))]
 
 
 @dataclass(frozen=True)
@@ -254,6 +269,7 @@ class _NodeSite(Site):
 
     text: ClassText
     node: Node
+    first: str
 
     def number(self, number: Number) -> str:
         """A literal, a constant of the layer, or an expression."""
@@ -263,6 +279,10 @@ class _NodeSite(Site):
     def size(self, size: Size) -> str:
         """A literal."""
         return str(size.known)
+
+    def start(self) -> str:
+        """The position of the first token, in a method that takes later ones."""
+        return self.first
 
 
 def unique(word: str, taken: Container[str]) -> str:

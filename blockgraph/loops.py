@@ -37,9 +37,9 @@ def listed(kinds: Sequence[str]) -> str:
     return " + ".join(parts)
 
 
-def loops(layers: str, calls: Sequence[tuple[str, str]], place: str) -> list[str]:
+def loops(layers: str, calls: Sequence[tuple[str, str]], place: str, method: str = "") -> list[str]:
     """Lines that call all layers in order; `calls` has the results and the arguments of each, as text."""
-    return [line for run in runs(calls) for line in _loop(layers, calls, run, place)]
+    return [line for run in runs(calls) for line in _loop(layers, calls, run, place, method)]
 
 
 def _next(layers: Sequence[Hashable], first: int) -> Run:
@@ -55,7 +55,7 @@ def _next(layers: Sequence[Hashable], first: int) -> Run:
     return best
 
 
-def _loop(layers: str, calls: Sequence[tuple[str, str]], run: Run, place: str) -> list[str]:
+def _loop(layers: str, calls: Sequence[tuple[str, str]], run: Run, place: str, method: str) -> list[str]:
     if run.end - run.first == 1:
         head, names, indent = "", [f"{layers}[{run.first}]"], ""
     elif run.period == 1:
@@ -67,5 +67,5 @@ def _loop(layers: str, calls: Sequence[tuple[str, str]], run: Run, place: str) -
         indent = "    "
     note = "" if head else f"  # {place}"
     inner = zip(names, calls[run.first : run.first + run.period], strict=True)
-    lines = [f"{indent}{results} = {name}({arguments}){note}" for name, (results, arguments) in inner]
+    lines = [f"{indent}{results} = {name}{method}({arguments}){note}" for name, (results, arguments) in inner]
     return [head, *lines] if head else lines

@@ -4,8 +4,10 @@ import json
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
+from blockgraph.caching import refusals
 from blockgraph.canonical import canonical, digest
 from blockgraph.classes import ClassText, unique
+from blockgraph.errors import SpecError
 from blockgraph.graph import Graph
 from blockgraph.layout import docstring
 from blockgraph.probes import Probes
@@ -22,15 +24,20 @@ def build(seed: int | None = 0) -> {name}:
     return module'''
 
 
-def lower(graph: Graph, probes: Probes = NO_PROBES, recompute: tuple[str, ...] = NOTHING) -> str:
+def lower(
+    graph: Graph, probes: Probes = NO_PROBES, recompute: tuple[str, ...] = NOTHING, cached: bool = False
+) -> str:
     """Python text that needs torch alone and holds the graph's class, its blocks' classes and `build(seed)`.
 
     A class of which something is probed also has `probed`, a forward pass that records it. `recompute` names nodes and
-    groups of the blocks that the backward pass computes again. Raises `SpecError` when a function of a user's op has
-    the name of one that every module carries.
+    groups of the blocks that the backward pass computes again. Where it is `cached`, every class has `extend` too,
+    which takes new tokens alone. Raises `SpecError` when a function of a user's op has the name of one that every
+    module carries, and for a cache that is not known to be right.
     """
+    if cached and (problems := refusals(graph)):
+        raise SpecError(problems)
     known = sources(type(node.op) for _, _, node in graph.walk())
-    classes = _Classes(known, probes, recompute)
+    classes = _Classes(known, probes, recompute, cached)
     root = classes.of(graph)
     definitions, imports = known.needed(classes.texts)
     parts = ["\n".join(_about(graph)), import_lines(imports), *definitions, *classes.texts, _BUILD.format(name=root)]
@@ -61,6 +68,7 @@ class _Classes:
     sources: Sources
     probes: Probes
     recompute: tuple[str, ...]
+    cached: bool
     names: dict[str, str] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
 
@@ -76,5 +84,6 @@ class _Classes:
             word = "".join(part.capitalize() for part in graph.name.split("_"))
             self.names[key] = name = unique(word, {*self.names.values(), *carried})
             points = self.probes.of(graph)
-            self.texts.append(ClassText(graph, name, inner, shared, carried, points, recompute).text())
+            text = ClassText(graph, name, inner, shared, carried, points, recompute, self.cached)
+            self.texts.append(text.text())
         return self.names[key]

@@ -25,17 +25,28 @@ class Model(GraphModule):
     graph: Graph
     probes: Probes
 
+    def extend(self, *inputs: Any) -> torch.Tensor:
+        """`forward` of the tokens behind those in the cache, which is the last argument."""
+        raise NotImplementedError
 
-def build(graph: Graph, seed: int = 0, probes: Probes = NO_PROBES, recompute: Sequence[str] = NOTHING) -> Model:
+
+def build(
+    graph: Graph,
+    seed: int = 0,
+    probes: Probes = NO_PROBES,
+    recompute: Sequence[str] = NOTHING,
+    cached: bool = False,
+) -> Model:
     """The graph as an `nn.Module`, with its initial values unless it is made on the meta device.
 
     A block maps its inputs to its outputs; a model maps tokens [batch, seq] of int64 to logits [batch, seq, vocab].
     The module also has `source`, its Python text, `graph` and `probes`, what it can record. `recompute` names nodes and
-    groups of the blocks whose values the backward pass computes again; all of a block, for one empty name. Raises
-    `SpecError` for a name that no block has, or when a user's op cannot be lowered.
+    groups of the blocks whose values the backward pass computes again; all of a block, for one empty name. One that is
+    `cached` takes new tokens alone by `extend`. Raises `SpecError` for a name that no block has, when a user's op
+    cannot be lowered, or for a cache that is not known to be right.
     """
     refuse_unknown(graph, recompute, Place("recompute", 0))
-    source = lower(graph, probes, tuple(recompute))
+    source = lower(graph, probes, tuple(recompute), cached)
     on_meta = torch.get_default_device().type == "meta"
     made = cast(Model, _imported(source).build(None if on_meta else seed))
     made.source, made.graph, made.probes = source, graph, probes

@@ -66,6 +66,9 @@ class Site(Protocol):
     def size(self, size: Size) -> str:
         """Python text of a size: an int literal."""
 
+    def start(self) -> str:
+        """Python text of the position of the first token that is read; empty where it is 0."""
+
 
 class Op(Fields):
     """One kind of node. A subclass is the whole of it: fields, shape rule, cost, parameters, torch text, style."""
@@ -79,6 +82,8 @@ class Op(Fields):
     changes: ClassVar[tuple[str, ...]] = ()  # ports whose value is a parameter that the actions change
     outputs: ClassVar[tuple[str, ...]] = ("out",)
     keeps_length: ClassVar[bool] = False  # of each vector on the last axis, as a rotation does
+    incremental: ClassVar[bool] = False  # new tokens' rows follow from their rows of the inputs and `whole` ports
+    copies: ClassVar[bool] = False  # every entry is one of the input's, so a cache may stand before the op
 
     def infer(self, *inputs: Any) -> Type | dict[str, Type]:
         """Types of the outputs from the types of the inputs; its argument names are the op's ports.
@@ -121,6 +126,17 @@ class Op(Fields):
         """Text of the factor that each feature of the output has been multiplied by; empty where there is none."""
         return ""
 
+    def whole(self, *inputs: Any) -> tuple[str, ...]:
+        """Ports of which the rows of new tokens read all tokens up to the last, so that earlier ones are cached.
+
+        Raises `OpError` where these inputs do not let rows of new tokens be computed alone.
+        """
+        return ()
+
+    def longest(self) -> Size | None:
+        """Tokens of the longest sequence that the op takes; None where there is no bound."""
+        return None
+
     def ports_out(self) -> tuple[str, ...]:
         """Names of the outputs; an op with one output calls it `out`."""
         return self.outputs
@@ -151,6 +167,13 @@ class Op(Fields):
             for parameter in _signature(cls)
             if parameter.name in cls.ports() and parameter.default is parameter.empty
         )
+
+    @classmethod
+    def grows(cls) -> bool:
+        """Whether the class with the op's torch text is `incremental`, and says so itself or through one derived."""
+        kinds = list(cls.__mro__)
+        text = next(index for index, kind in enumerate(kinds) if "lower" in vars(kind))
+        return cls.incremental and any("incremental" in vars(kind) for kind in kinds[: text + 1])
 
     @classmethod
     def variadic(cls) -> bool:

@@ -25,6 +25,8 @@ class Recording:
 
     def line(self, node: Node, indent: int) -> list[str]:
         """The line of a node with the gradients at its edges watched, and the lines that record its values."""
+        if node.blocks:
+            return self.text.loop(node)
         points = self._at([node])
         edges = {point.probe.gradient: self._row(point) for point in points if point.probe.gradient}
         reads = {port: self.text.value(ref) for port, ref in node.data().items()}

@@ -10,9 +10,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def learned_positions(x_BTD: Tensor, weight_SD: Tensor) -> Tensor:
-    """The first T of the S rows of a table added to the tokens, in their dtype; T above S raises `RuntimeError`."""
-    return x_BTD + weight_SD.narrow(0, 0, x_BTD.shape[-2]).to(x_BTD.dtype)
+def learned_positions(x_BTD: Tensor, weight_SD: Tensor, start: int = 0) -> Tensor:
+    """T of the S rows of a table added to the tokens, in their dtype; a position of S or more raises `RuntimeError`."""
+    return x_BTD + weight_SD.narrow(0, start, x_BTD.shape[-2]).to(x_BTD.dtype)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:

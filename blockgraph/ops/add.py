@@ -12,6 +12,7 @@ class Add(Op):
 
     name: ClassVar = "add"
     style: ClassVar = Style("residual", "+")
+    incremental: ClassVar = True
     example: ClassVar = "add_attn: {op: add, in: [x, x]}"
 
     def infer(self, *x: Type) -> Type:

@@ -21,6 +21,7 @@ class CausalMask(Op):
 
     name: ClassVar = "causal_mask"
     style: ClassVar = Style("mask", "mask")
+    incremental: ClassVar = True
     example: ClassVar = "mask: {op: causal_mask, in: scores}"
 
     window: SizeField | None = Field(
@@ -38,6 +39,10 @@ class CausalMask(Op):
                 "expects documents [batch, seq] for scores [batch, ..., seq, seq], found {} and {}", documents, x
             )
         return x.with_flow(Flow.MASKED if x.flow in (Flow.PAIRS, Flow.MASKED) else Flow.ALL)
+
+    def whole(self, x: Type, documents: Type | None = None) -> tuple[str, ...]:
+        """A query compares its document with those of all keys."""
+        return ("documents",) if documents else ()
 
     def lower(self, site: Site, x: str, documents: str = "") -> str:
         """`masked_fill` with minus infinity."""

@@ -19,6 +19,7 @@ class DynamicTanh(WeightedOp):
     name: ClassVar = "dynamic_tanh"
     style: ClassVar = Style("norm", "DyT")
     paper: ClassVar = "https://arxiv.org/abs/2503.10622"
+    incremental: ClassVar = True
     example: ClassVar = "ln: {op: dynamic_tanh, in: x, alpha: 0.8}"
 
     alpha: Start = Field(number_of(0.5), description="alpha at step 0")

@@ -18,6 +18,7 @@ class Embedding(MatrixOp):
 
     name: ClassVar = "embedding"
     style: ClassVar = Style("embedding")
+    incremental: ClassVar = True
     example: ClassVar = "embed: {op: embedding, in: tokens, rows: 256, width: d_model}"
 
     rows: SizeField = Field(description="rows of the table, the size of the vocabulary")

@@ -16,6 +16,7 @@ class Gelu(Pointwise):
     name: ClassVar = "gelu"
     style: ClassVar = Style("activation", "GELU")
     paper: ClassVar = "https://arxiv.org/abs/1606.08415"
+    incremental: ClassVar = True
     example: ClassVar = "act: {op: gelu, in: x}"
     keeps_zero: ClassVar = True
 

@@ -23,6 +23,7 @@ class HoldNorm(Op):
     name: ClassVar = "hold_norm"
     style: ClassVar = Style("norm", "RMS = {target}")
     paper: ClassVar = "https://arxiv.org/abs/2410.16682"
+    incremental: ClassVar = True
     example: ClassVar = "hold: {op: hold_norm, in: x, target: 1}"
 
     target: Positive = Field(description="the RMS that every token's features are held at")

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from blockgraph.dims import Size
 from blockgraph.errors import OpError
 from blockgraph.fields import SizeField, normal
 from blockgraph.op import MatrixOp, Param, Site, Style
@@ -19,6 +20,7 @@ class LearnedPositions(MatrixOp):
     name: ClassVar = "learned_positions"
     style: ClassVar = Style("position", "+ positions")
     paper: ClassVar = "https://arxiv.org/abs/1705.03122"
+    incremental: ClassVar = True
     example: ClassVar = "positions: {op: learned_positions, in: x, rows: 64}"
 
     rows: SizeField = Field(description="positions that the table holds, the longest sequence")
@@ -34,5 +36,9 @@ class LearnedPositions(MatrixOp):
         return (self.weight("weight", (self.rows, x.last), normal(0.02)),)
 
     def lower(self, site: Site, x: str, weight: str) -> str:
-        """The first rows of the table, in the activation's dtype."""
-        return f"learned_positions({x}, {weight})"
+        """The rows of the table for these positions, in the activation's dtype."""
+        return f"learned_positions({x}, {weight}{f', {site.start()}' if site.start() else ''})"
+
+    def longest(self) -> Size:
+        """As many as the table has rows."""
+        return self.rows

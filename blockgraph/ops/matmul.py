@@ -21,6 +21,7 @@ class Matmul(Op):
     name: ClassVar = "matmul"
     style: ClassVar = Style("matmul")
     paper: ClassVar = "https://arxiv.org/abs/2410.16682"
+    incremental: ClassVar = True
     example: ClassVar = "bmm1: {op: matmul, in: [q, k], transpose: b, scale: 1 / sqrt(d_head)}"
 
     transpose: Literal["a", "b"] | None = Field(None, description="the side whose last two axes are swapped")
@@ -47,6 +48,12 @@ class Matmul(Op):
         if (a.flow, b.flow) != (Flow.PAST, Flow.PAST):
             return Flow.ALL
         return Flow.PAIRS if columns == TOKENS else Flow.PAST
+
+    def whole(self, a: Type, b: Type) -> tuple[str, ...]:
+        """Queries meet all keys, and weights all values."""
+        rows, inner = self._matrix(a, "a")
+        columns = self._matrix(b, "b")[1]
+        return ("b",) if TOKENS == inner or TOKENS == rows == columns else ()
 
     def flops(self, a: Type, b: Type) -> Size:
         """Two for every multiply-add."""

@@ -15,6 +15,7 @@ class MergeHeads(Op):
 
     name: ClassVar = "merge_heads"
     style: ClassVar = Style("reshape", "merge heads", hidden=True)
+    incremental: ClassVar = True
     example: ClassVar = "merge: {op: merge_heads, in: q}"
 
     def infer(self, x: Type) -> Type:

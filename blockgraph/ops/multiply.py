@@ -12,6 +12,7 @@ class Multiply(Op):
 
     name: ClassVar = "multiply"
     style: ClassVar = Style("residual", "×")
+    incremental: ClassVar = True
     example: ClassVar = "gate: {op: multiply, in: [x, x]}"
 
     def infer(self, *x: Type) -> Type:

@@ -15,6 +15,7 @@ class Norm(WeightedOp):
     """A norm over the features, computed in fp32 whatever the activation's dtype; gains start at one, undecayed."""
 
     kernel: ClassVar[str]
+    incremental: ClassVar = True
 
     gain: Literal["none", "w", "1+w"] = Field("w", description="gain per feature: none, w, or 1 + w starting at w = 0")
     bias: bool = Field(False, description="adds a bias per feature")

@@ -24,6 +24,7 @@ class QkClip(Op):
     name: ClassVar = "qk_clip"
     style: ClassVar = Style("limit", "QK clip {tau}")
     paper: ClassVar = "https://arxiv.org/abs/2507.20534"
+    incremental: ClassVar = True
     changes: ClassVar = ("weight",)
     example: ClassVar = """\
 qkv: {op: linear, in: x, out: 3 * d_model}

@@ -10,6 +10,7 @@ class Relu(Pointwise):
 
     name: ClassVar = "relu"
     style: ClassVar = Style("activation", "ReLU")
+    incremental: ClassVar = True
     example: ClassVar = "act: {op: relu, in: x}"
     keeps_zero: ClassVar = True
     masks_to_zero: ClassVar = True

@@ -19,6 +19,8 @@ class RepeatHeads(Op):
     name: ClassVar = "repeat_heads"
     style: ClassVar = Style("reshape", "repeat heads", hidden=True)
     paper: ClassVar = "https://arxiv.org/abs/2305.13245"
+    incremental: ClassVar = True
+    copies: ClassVar = True
     example: ClassVar = "groups: {op: repeat_heads, in: k, times: 2}"
 
     times: SizeField = Field(description="heads of queries that share one head of keys and values")

@@ -23,6 +23,7 @@ class Rope(Op):
     name: ClassVar = "rope"
     style: ClassVar = Style("position", "RoPE")
     paper: ClassVar = "https://arxiv.org/abs/2104.09864"
+    incremental: ClassVar = True
     keeps_length: ClassVar = True
     example: ClassVar = "rope_q: {op: rope, in: q, base: 10000}"
 
@@ -52,7 +53,8 @@ class Rope(Op):
         """The rotation; angles are made from the positions, so nothing has to be stored."""
         width = f", width={site.size(self.width)}" if self.width else ""
         pairs = ", interleaved=True" if self.pairs == "interleaved" else ""
-        return f"rope({x}, {site.number(self.base)}{width}{pairs}{self._slowed(site)})"
+        start = f", start={site.start()}" if site.start() else ""
+        return f"rope({x}, {site.number(self.base)}{width}{pairs}{self._slowed(site)}{start})"
 
     def _slowed(self, site: Site) -> str:
         factor = f", factor={site.number(self.factor)}" if "factor" in self.model_fields_set else ""

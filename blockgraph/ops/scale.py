@@ -14,6 +14,7 @@ class Scale(Op):
 
     name: ClassVar = "scale"
     style: ClassVar = Style("scale", "× {by}")
+    incremental: ClassVar = True
     example: ClassVar = "scale: {op: scale, in: x, by: 1 / sqrt(layer + 1)}"
 
     by: Finite = Field(description="the factor")

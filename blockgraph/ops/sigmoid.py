@@ -19,6 +19,7 @@ class Sigmoid(Pointwise):
     name: ClassVar = "sigmoid"
     style: ClassVar = Style("activation", "Sigmoid")
     paper: ClassVar = "https://arxiv.org/abs/2409.04431"
+    incremental: ClassVar = True
     example: ClassVar = "gate: {op: sigmoid, in: x}"
     masks_to_zero: ClassVar = True
 

@@ -11,6 +11,7 @@ class Silu(Pointwise):
     name: ClassVar = "silu"
     style: ClassVar = Style("activation", "SiLU")
     paper: ClassVar = "https://arxiv.org/abs/1702.03118"
+    incremental: ClassVar = True
     example: ClassVar = "act: {op: silu, in: x}"
     keeps_zero: ClassVar = True
 

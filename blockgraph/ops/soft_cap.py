@@ -21,6 +21,7 @@ class SoftCap(Op):
     name: ClassVar = "soft_cap"
     style: ClassVar = Style("limit", "cap {cap}")
     paper: ClassVar = "https://arxiv.org/abs/2410.16682"
+    incremental: ClassVar = True
     example: ClassVar = "cap: {op: soft_cap, in: scores, cap: 50}"
 
     cap: Positive = Field(number_of(50.0), description="bound on the absolute value of a logit")

@@ -21,6 +21,7 @@ class SoftClip(Op):
     name: ClassVar = "soft_clip"
     style: ClassVar = Style("limit", "clip")
     paper: ClassVar = "https://arxiv.org/abs/2306.12929"
+    incremental: ClassVar = True
     example: ClassVar = """\
 mask: {op: causal_mask, in: scores}
 softmax: {op: softmax}

@@ -16,6 +16,7 @@ class SoftTemp(Op):
     name: ClassVar = "soft_temp"
     style: ClassVar = Style("limit", "temp {beta}")
     paper: ClassVar = "https://arxiv.org/abs/2410.16682"
+    incremental: ClassVar = True
     example: ClassVar = "temp: {op: soft_temp, in: scores, beta: 0.5}"
 
     beta: Positive = Field(number_of(0.5), description="factor on the logits, the inverse of the temperature")

@@ -12,6 +12,7 @@ class Softmax(Op):
 
     name: ClassVar = "softmax"
     style: ClassVar = Style("softmax", "Softmax")
+    incremental: ClassVar = True
     example: ClassVar = """\
 mask: {op: causal_mask, in: scores}
 softmax: {op: softmax}"""

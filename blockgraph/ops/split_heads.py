@@ -21,6 +21,7 @@ class SplitHeads(Op):
 
     name: ClassVar = "split_heads"
     style: ClassVar = Style("reshape", "split heads", hidden=True)
+    incremental: ClassVar = True
     example: ClassVar = """\
 qkv: {op: linear, in: x, out: 3 * d_model}
 heads: {op: split_heads, heads: n_heads, into: [q, k, v]}

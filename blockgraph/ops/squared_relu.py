@@ -11,6 +11,7 @@ class SquaredRelu(Pointwise):
     name: ClassVar = "squared_relu"
     style: ClassVar = Style("activation", "Squared ReLU")
     paper: ClassVar = "https://arxiv.org/abs/2109.08668"
+    incremental: ClassVar = True
     example: ClassVar = "act: {op: squared_relu, in: x}"
     keeps_zero: ClassVar = True
     masks_to_zero: ClassVar = True
