@@ -51,8 +51,8 @@ def compile(
     attention core is computed: `explicit` (node by node, and what `auto` takes, which does not know the length here),
     `sdpa`, `blockwise` or `flex`. `probes` names what the module can record, as `log.probes` of a run file does.
     `recompute` names nodes and groups of the blocks, such as `attn` or `ff.fc1`, whose values are not kept for the
-    backward pass but computed there again; `EVERYTHING` recomputes all inside the blocks. A module that is `cached` also
-    has `extend(tokens, cache)`, which takes the tokens behind those in a `blockgraph.kernels.cache.Cache`. Raises
+    backward pass but computed there again; `EVERYTHING` recomputes all inside the blocks. One that is `cached` also has
+    `extend(tokens, cache)`, which takes the tokens behind those in a `blockgraph.kernels.cache.Cache`. Raises
     `SpecError`, also for a core that cannot be lowered so and a cache that is not known to be right.
     """
     from blockgraph.model import build  # torch is imported only by those who compile

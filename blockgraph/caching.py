@@ -1,4 +1,4 @@
-"""Checked graph to the values that a cache keeps, so that rows of new tokens are computed alone; or why it cannot be."""
+"""Checked graph to the values that a cache keeps, so that rows of new tokens are computed alone; or why it has none."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ def plan(graph: Graph) -> Plan:
     cached: dict[Ref, int] = {}
     copied, rows = set[str](), set[str]()
     new, whole = set(graph.outputs.values()), set[Ref]()
-    for node in reversed(graph.nodes.values()):
+    for node in reversed(list(graph.nodes.values())):
         made = {Ref("node", node.path, port) for port in node.outputs}
         if made & whole and _is_cheaper_before(node, graph):
             copied.add(node.path)
@@ -93,7 +93,7 @@ def edges(graph: Graph, layers: int = 1) -> Iterator[Edge]:
 
 
 def is_fixed(graph: Graph, ref: Ref) -> bool:
-    """Whether a value is the same for all tokens, as a parameter is; `refusals` sees to it that no other lacks the axis."""
+    """Whether a value is the same for all tokens, as a parameter is; `refusals` lets no other be without their axis."""
     kind = graph.type_of(ref)
     return ref.kind == "param" or (kind is not None and not _mentions_tokens(*kind.sizes))
 

@@ -24,9 +24,7 @@ def build(seed: int | None = 0) -> {name}:
     return module'''
 
 
-def lower(
-    graph: Graph, probes: Probes = NO_PROBES, recompute: tuple[str, ...] = NOTHING, cached: bool = False
-) -> str:
+def lower(graph: Graph, probes: Probes = NO_PROBES, recompute: tuple[str, ...] = NOTHING, cached: bool = False) -> str:
     """Python text that needs torch alone and holds the graph's class, its blocks' classes and `build(seed)`.
 
     A class of which something is probed also has `probed`, a forward pass that records it. `recompute` names nodes and

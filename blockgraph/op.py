@@ -79,6 +79,7 @@ class Op(Fields):
     example: ClassVar[str]
     weights: ClassVar[tuple[str, ...]] = ()  # parameters that a spec may wire from elsewhere
     of_weight: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing once those are wired
+    rounds: ClassVar[tuple[str, ...]] = ()  # parameters that are read in the dtype of the activation alone
     changes: ClassVar[tuple[str, ...]] = ()  # ports whose value is a parameter that the actions change
     outputs: ClassVar[tuple[str, ...]] = ("out",)
     keeps_length: ClassVar[bool] = False  # of each vector on the last axis, as a rotation does

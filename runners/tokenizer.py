@@ -129,6 +129,16 @@ class Tokenizer:
         """The text of ids; control symbols have none."""
         return str(self._pieces.decode(list(ids)))
 
+    def bytes_of(self, piece: int) -> bytes:
+        """What one id adds to the text as it is decoded, behind others; characters may be cut in two."""
+        if self._pieces.is_byte(piece):
+            return bytes([int(self._pieces.id_to_piece(piece)[1:-1], 16)])
+        if self._pieces.is_control(piece):
+            return b""
+        if self._pieces.is_unknown(piece):
+            return str(self._pieces.decode([piece])).encode()
+        return str(self._pieces.id_to_piece(piece)).replace(SPACE_MARK, " ").encode()
+
     def _ended(self, documents: list[Document]) -> list[tuple[Document, Tokens]]:
         found = zip(documents, self.encode_all([document.text for document in documents]), strict=True)
         return [(document, np.append(ids, self.end).astype(self.dtype)) for document, ids in found]

@@ -1,10 +1,9 @@
 """Caches derived from graphs: new tokens alone give what the whole sequence gives, or it is said why they cannot."""
 
-import random
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,16 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import blockgraph as bg
-from blockgraph.caching import edges, refusals
+from blockgraph.caching import refusals
 from blockgraph.commands.common import own_ops
 from blockgraph.graph import Graph
 from blockgraph.kernels.cache import Cache
 from blockgraph.library import shipped
 from blockgraph.load import load
+from blockgraph.lower import lower
 from blockgraph.ops import OPS
+from runners.writing import Choice, Writer, written
 
 SPECS = Path(__file__).parent / "specs"
 SEQ = 19
+TOKENS = 12
 CLOSE = 1e-5  # of the largest entry, in fp32
 SIZES: dict[str, Any] = {"n_layers": 3, "d_model": 32, "n_heads": 4, "vocab": 61}
 
@@ -59,6 +61,7 @@ REFUSED = {
 every_cached = pytest.mark.parametrize("case", [case for case in CASES if case not in REFUSED])
 
 
+@cache
 def graph_of(case: str) -> Graph:
     spec, dims = CASES[case]
     return load(spec, ops=own_ops([str(SPECS / "my_ops.py")]), **dims)
@@ -125,6 +128,89 @@ def test_new_tokens_alone_give_what_all_of_them_give(case: str) -> None:
         expected = outputs(model(*inputs))
         assert_equal(in_parts(model, inputs, [], Cache(SEQ)), expected)
         assert_equal(in_parts(model, inputs, [8, *range(9, SEQ)], Cache(SEQ + 3)), expected)
+
+
+def gives_logits(case: str) -> bool:
+    return graph_of(case).kind == "model" and len(graph_of(case).outputs) == 1
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in REFUSED and gives_logits(case)])
+def test_the_likeliest_tokens_are_those_of_the_model_without_a_cache(case: str) -> None:
+    model = made(case)
+    prompt = torch.randint(61, (2, 5), generator=torch.Generator().manual_seed(3))
+    for temperature in (0.0, 1.0):
+        texts = []
+        for cached in (True, False):
+            writer = Writer(model, 5 + TOKENS, pieces=61, end=-1, cached=cached)
+            texts.append(list(written(writer, prompt, TOKENS, Choice(temperature), seed=0)))
+        assert texts[0] == texts[1]
+    assert len({token for row in texts[0] for token in row}) > 1
+
+
+@pytest.mark.parametrize("case", ["llama3", "gemma2", "mix_ln", "value_residual", "ngpt"])
+def test_the_last_row_alone_is_the_last_of_all(case: str) -> None:
+    model = made(f"model {case}")
+    inputs = inputs_of(model.graph)
+    kept = Cache(SEQ)
+    kept.last_only = True
+    with torch.no_grad():
+        found = model.extend(*inputs, kept)
+        assert found.shape[1] == 1
+        assert_equal([found], [model(*inputs)[:, -1:]])
+
+
+EXTEND = """\
+    def extend(self, x: Tensor, cache: Cache) -> Tensor:
+        \"\"\"`forward` for the tokens behind those in the cache; their rows alone are computed.\"\"\"
+        # attn: Grouped-query attention
+        attn_ln = rms_norm(x, weight=self.attn.ln.weight, eps=1e-05)
+        attn_q = linear(attn_ln, self.attn.q.weight)
+        attn_k = linear(attn_ln, self.attn.k.weight)
+        attn_v = linear(attn_ln, self.attn.v.weight)
+        attn_q_heads = split_heads(attn_q, 4)
+        attn_k_heads = split_heads(attn_k, 2)
+        attn_v_heads = split_heads(attn_v, 2)
+        attn_v_heads_all = cache.keep(self, "attn.v_heads", attn_v_heads, axis=2)
+        attn_rope_q = rope(
+            attn_q_heads, 500000.0, factor=1.0, turns=(8192.0, 1.0, 4.0), start=cache.length
+        )
+        attn_rope_k = rope(
+            attn_k_heads, 500000.0, factor=1.0, turns=(8192.0, 1.0, 4.0), start=cache.length
+        )
+        attn_rope_k_all = cache.keep(self, "attn.rope_k", attn_rope_k, axis=2)
+        attn_k_groups_all = attn_rope_k_all.repeat_interleave(2, dim=1)
+        attn_v_groups_all = attn_v_heads_all.repeat_interleave(2, dim=1)
+        attn_bmm1 = torch.matmul(attn_rope_q, attn_k_groups_all.mT) * 0.25
+        attn_mask = causal_mask(attn_bmm1)
+        attn_softmax = softmax(attn_mask)
+        attn_bmm2 = torch.matmul(attn_softmax, attn_v_groups_all)
+"""
+
+
+def test_the_text_is_read_like_the_forward_pass_and_keeps_what_is_smallest() -> None:
+    text = lower(load("llama3", size="tiny", rope_factor=1, rope_length=8192), cached=True)
+    lines = [line.partition("  # llama3.yaml")[0] for line in text.splitlines()]
+    assert EXTEND in "\n".join(lines) + "\n"
+
+
+def test_a_cache_says_that_it_is_full() -> None:
+    model = made("model gpt2")
+    with pytest.raises(ValueError, match="the cache has room for 3 tokens, and these are 4"):
+        model.extend(torch.zeros(1, 4, dtype=torch.int64), Cache(3))
+
+
+def test_a_user_s_op_is_believed_where_it_gives_the_text_itself() -> None:
+    class Quiet(OPS["relu"]):
+        def lower(self, site: Any, x: str) -> str:
+            return f"{x} / {x}.shape[1]"
+
+    class Loud(Quiet):
+        incremental: ClassVar = True
+
+    assert OPS["relu"].grows()
+    assert OPS["layer_norm"].grows()
+    assert not Quiet.grows()
+    assert Loud.grows()
 
 
 @settings(max_examples=60)

@@ -19,6 +19,7 @@ class Embedding(MatrixOp):
     name: ClassVar = "embedding"
     style: ClassVar = Style("embedding")
     incremental: ClassVar = True
+    rounds: ClassVar = ("weight",)
     example: ClassVar = "embed: {op: embedding, in: tokens, rows: 256, width: d_model}"
 
     rows: SizeField = Field(description="rows of the table, the size of the vocabulary")

@@ -21,6 +21,7 @@ class LayerScale(WeightedOp):
     style: ClassVar = Style("scale", "LayerScale")
     paper: ClassVar = "https://arxiv.org/abs/2103.17239"
     incremental: ClassVar = True
+    rounds: ClassVar = ("weight",)
     example: ClassVar = "scale: {op: layer_scale, in: x, init: 0.1}"
 
     shared: bool = Field(False, description="one gain for all channels")

@@ -21,6 +21,7 @@ class LearnedPositions(MatrixOp):
     style: ClassVar = Style("position", "+ positions")
     paper: ClassVar = "https://arxiv.org/abs/1705.03122"
     incremental: ClassVar = True
+    rounds: ClassVar = ("weight",)
     example: ClassVar = "positions: {op: learned_positions, in: x, rows: 64}"
 
     rows: SizeField = Field(description="positions that the table holds, the longest sequence")

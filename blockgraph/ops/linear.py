@@ -22,6 +22,7 @@ class Linear(MatrixOp):
     style: ClassVar = Style("linear")
     paper: ClassVar = "https://arxiv.org/abs/2410.16682"
     incremental: ClassVar = True
+    rounds: ClassVar = ("weight", "bias")
     example: ClassVar = "qkv: {op: linear, in: x, out: 3 * d_model, init: {normal: 0.02}}"
 
     out: SizeField = Field(description="features of the output")

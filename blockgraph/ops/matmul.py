@@ -53,7 +53,7 @@ class Matmul(Op):
         """Queries meet all keys, and weights all values."""
         rows, inner = self._matrix(a, "a")
         columns = self._matrix(b, "b")[1]
-        return ("b",) if TOKENS == inner or TOKENS == rows == columns else ()
+        return ("b",) if inner == TOKENS or TOKENS == rows == columns else ()
 
     def flops(self, a: Type, b: Type) -> Size:
         """Two for every multiply-add."""

@@ -18,7 +18,8 @@ from runners.outcome import BAD_INPUT
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG = "config.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer.model"
+SOURCE = "source"  # in the metadata of the weights: where they were trained
 DESCRIPTION = """Read a model in the format of Hugging Face transformers: its config.json chooses the spec and the dims,
 its safetensors give the weights. Nothing is downloaded, and nothing that is read is executed. Of a config alone, only
 the spec is written."""
@@ -103,7 +104,9 @@ def _fill(folder: Path, one: Map, graph: Graph, files: list[Path]) -> None:
 
     with ExitStack() as stack:
         found = imported(one, graph, _tensors(files, stack), Place(str(files[0].parent), 0))
-        save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(found, folder / "model.safetensors", metadata={"format": "pt", SOURCE: "hf"})
+    if (files[0].parent / TOKENIZER).is_file():
+        save(folder / TOKENIZER, (files[0].parent / TOKENIZER).read_bytes())
     title = graph.title or graph.name
     save(folder / "model.yaml", blockgraph.text(graph))
     save(folder / "model.py", lower(graph))

@@ -213,7 +213,8 @@ class GraphModule(nn.Module):
 def causal_mask(scores_TS: Tensor, window: int | None = None, documents: Tensor | None = None) -> Tensor:
     """Minus infinity where the key is later than the query, `window` or more tokens before it, or of another document.
 
-    `documents` [batch, seq] numbers them, for scores [batch, ..., seq, seq].
+    The queries are the last of the tokens that the keys are of. `documents` [batch, keys] numbers them, for scores
+    [batch, ..., queries, keys].
     """
     queries, keys = scores_TS.shape[-2:]
     ones_TS = torch.ones(queries, keys, dtype=torch.bool, device=scores_TS.device)
@@ -221,7 +222,7 @@ def causal_mask(scores_TS: Tensor, window: int | None = None, documents: Tensor 
     if window is not None:
         hidden_TS = hidden_TS | ones_TS.tril(keys - queries - window)
     if documents is not None:
-        others = documents[:, :, None] != documents[:, None, :]
+        others = documents[:, keys - queries :, None] != documents[:, None, :]
         hidden_TS = hidden_TS | others.view(len(others), *[1] * (scores_TS.ndim - 3), queries, keys)
     return scores_TS.masked_fill(hidden_TS, float("-inf"))
 
@@ -256,15 +257,16 @@ def rope(
     interleaved: bool = False,
     factor: float = 1.0,
     turns: tuple[float, float, float] | None = None,
+    start: int = 0,
 ) -> Tensor:
-    """Rotary embedding of [..., seq, K] for positions 0, 1, ..., in fp32, given back in the dtype of `x`.
+    """Rotary embedding of [..., seq, K] for positions from `start` on, in fp32, given back in the dtype of `x`.
 
     Frequencies are divided by `factor`; where `turns` gives a length and two counts of turns, the fast ones are not.
     """
     rotated, kept = (x, None) if width is None else torch.split(x, [width, x.shape[-1] - width], dim=-1)
     pairs = rotated.shape[-1] // 2
     exponent = torch.arange(pairs, device=x.device, dtype=torch.float32) / pairs
-    position = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
+    position = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
     frequency = base**-exponent
     frequency = frequency / factor if turns is None else slowed(frequency, factor, *turns)
     angle = position[:, None] * frequency

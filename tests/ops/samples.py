@@ -1,8 +1,10 @@
 """Samples of every op as small blocks: its own example, and variants of its fields."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import yaml
@@ -134,6 +136,6 @@ def inputs_of(graph: Graph, batch: int, seq: int, device: str = "cpu") -> list[T
     return made
 
 
-def outputs(module: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
+def outputs(module: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:
     given = module(*inputs)
     return list(given) if isinstance(given, tuple) else [given]

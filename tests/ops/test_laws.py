@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import blockgraph as bg
+from blockgraph.caching import refusals
+from blockgraph.kernels.cache import Cache
+from blockgraph.types import Type
 from runners.launch import Launch
 from runners.probing import Probing
 from runners.world import World
@@ -108,6 +111,37 @@ def test_a_copy_computes_the_same_and_shares_nothing(sample: str) -> None:
     for found, expected in zip(outputs(twin, inputs), outputs(module, inputs), strict=True):
         assert torch.equal(found, expected)
     assert not {x.data_ptr() for x in twin.parameters()} & {x.data_ptr() for x in module.parameters()}
+
+
+# Samples whose rows of new tokens cannot be computed alone; every other op says that its can.
+WHOLE_ALONE = {
+    "rope, base by length", "soft_clip", "soft_temp, by length", "scale, by layer and length", "matmul, by name",
+    "sigmoid, in the place of softmax", "matmul, plain", "matmul, transpose a",
+}  # fmt: skip
+
+
+@every_sample
+def test_new_tokens_alone_give_their_rows(sample: str) -> None:
+    graph = graph_of(sample)
+    assert bool(refusals(graph)) == (sample in WHOLE_ALONE), refusals(graph)
+    if sample in WHOLE_ALONE:
+        return
+    module, inputs, kept = bg.compile(graph, seed=1, cached=True).eval(), inputs_of(graph, 2, 8), Cache(8)
+    expected = outputs(module, inputs)
+    for first, end in ((0, 3), (3, 4), (4, 8)):
+        given = [rows_of(x, kind, first, end) for x, kind in zip(inputs, graph.inputs.values(), strict=True)]
+        found = outputs(lambda *parts: module.extend(*parts, kept), given)
+        kept.advance(end - first)
+        for ref, rows, whole in zip(graph.outputs.values(), found, expected, strict=True):
+            torch.testing.assert_close(rows, rows_of(whole, graph.type_of(ref), first, end), rtol=0, atol=1e-5)
+
+
+def rows_of(whole: Tensor, kind: Type | None, first: int, end: int) -> Tensor:
+    """The rows of some tokens; of scores for the keys up to the last of them."""
+    assert kind is not None
+    for count, axis in enumerate(axis for axis, size in enumerate(kind.sizes) if str(size) == "seq"):
+        whole = whole.narrow(axis, 0, end) if count else whole.narrow(axis, first, end - first)
+    return whole
 
 
 @every_sample

@@ -1,0 +1,248 @@
+"""`blockgraph sample`: text that a trained model writes behind a prompt."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blockgraph.commands.common import add_ops, own_ops
+from blockgraph.errors import Place, Problem, SpecError
+from runners.outcome import BAD_INPUT
+from runners.telling import Teller
+
+if TYPE_CHECKING:
+    import torch
+
+    from runners.trained import Trained
+    from runners.writing import Writer
+
+INTERRUPTED = 130
+PRECISIONS = ("bf16", "fp32")
+MIB = 2**20
+DESCRIPTION = """Write text behind a prompt with a trained model: a run, of which the newest good checkpoint is taken
+(it may still be training), or a folder that `blockgraph export` or `blockgraph import` wrote. What earlier tokens leave
+behind is kept in a cache that is derived from the graph; where none can be proven right, every token computes all
+again, and the reason is told. Text goes to stdout as it comes, all else to stderr."""
+EXAMPLE = """example:
+  blockgraph sample runs/demo --prompt "The state of the union" --tokens 100
+  blockgraph sample demo-model --prompt "My fellow" --temperature 0.8 --top-p 0.95 --seed 1 --samples 3
+  cat question.txt | blockgraph sample runs/demo --prompt -
+  blockgraph sample runs/demo --explain
+"""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """How long a prompt and the tokens behind it took."""
+
+    prompt: int
+    first_s: float
+    tokens: int
+    rest_s: float
+
+    def __str__(self) -> str:
+        rate = f", {(self.tokens - 1) / self.rest_s:,.1f} tokens/s" if self.tokens > 1 and self.rest_s > 0 else ""
+        return f"{self.prompt} tokens read in {self.first_s:.2f} s, {self.tokens} written{rate}"
+
+
+def command(arguments: list[str]) -> int:
+    """Write text behind a prompt with a trained model; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="blockgraph sample",
+        description=DESCRIPTION,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", type=Path, help="the directory of a run, or of an exported or imported model")
+    add("--prompt", metavar="TEXT", default="", help="what to go on from; - reads stdin; left out, a new document")
+    add("--tokens", metavar="N", type=_count, default=200, help="most tokens to write (default 200)")
+    add("--temperature", metavar="T", type=_real(0.0), default=1.0, help="0 takes the likeliest (default 1)")
+    add("--top-k", metavar="K", type=_count, help="draw from the K likeliest tokens")
+    add("--top-p", metavar="P", type=_real(0.0, 1.0), help="draw from the fewest that have probability P together")
+    add("--seed", metavar="N", type=int, default=0, help="of the draws; equal seeds give equal text (default 0)")
+    add("--samples", metavar="N", type=_count, default=1, help="texts to write, at once (default 1)")
+    add("--device", metavar="DEVICE", help="cpu or cuda (default: cuda where there is one)")
+    add("--precision", choices=PRECISIONS, help="of the activations (default: the run's, else bf16 on cuda)")
+    add("--no-cache", action="store_true", help="compute all again for every token")
+    add("--explain", action="store_true", help="print what the cache keeps and its bytes a token, or why there is none")
+    add_ops(parser)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from runners.trained import trained  # torch takes seconds; a mistake in usage is told before
+
+    found = trained(options.run, own_ops(options.ops))
+    _refuse_inputs(found)
+    device, precision = _device(options.device), options.precision
+    precision = precision or found.precision or ("bf16" if device.type == "cuda" else "fp32")
+    if options.explain:
+        print("\n".join(explained(found, precision)))
+        return 0
+    prompt = _prompt(options.prompt, found)
+    _refuse_length(found, len(prompt), options.tokens)
+    writer = _writer(found, len(prompt) + options.tokens, device, precision, options)
+    return _write(options, found, writer, prompt, device)
+
+
+def explained(found: "Trained", precision: str) -> list[str]:
+    """Lines that say what a cache keeps of each token, or all reasons for which there is none."""
+    from blockgraph.caching import edges, refusals
+
+    if problems := refusals(found.graph):
+        return ["no cache:", *(problem.line for problem in problems)]
+    width = 2 if precision == "bf16" else 4
+    kept = list(edges(found.graph))
+    total = sum(edge.bytes(width) for edge in kept)
+    return [f"cache: {total:,} bytes a token in {precision}", *(f"  {edge.bytes(width):>9,}  {edge}" for edge in kept)]
+
+
+def _writer(
+    found: "Trained", capacity: int, device: "torch.device", precision: str, options: argparse.Namespace
+) -> "Writer":
+    from blockgraph.caching import refusals
+    from blockgraph.fused import FUSIONS
+    from blockgraph.fusion import Target
+    from blockgraph.passes import AUTO, fuse
+    from runners.trainer import DTYPES
+    from runners.writing import Writer
+
+    problems = [] if options.no_cache else refusals(found.graph)
+    for problem in problems:
+        print(f"no cache: {problem.line.replace(': error: ', ': ')}", file=sys.stderr)
+    cached = not options.no_cache and not problems
+    target = Target(capacity, "bf16" if precision == "bf16" else "fp32", device.type, False)
+    graph = found.graph if cached else fuse(found.graph, FUSIONS, AUTO, target)
+    model = found.model(graph, device, DTYPES[precision], cached)
+    return Writer(model, capacity, found.tokenizer.vocab, found.tokenizer.end, cached)
+
+
+def _write(
+    options: argparse.Namespace, found: "Trained", writer: "Writer", prompt: list[int], device: "torch.device"
+) -> int:
+    import torch
+
+    from runners.writing import Choice, written
+
+    choice = Choice(options.temperature, options.top_k, options.top_p)
+    rows = torch.tensor([prompt] * options.samples, device=device)
+    teller = Teller(options.samples, found.tokenizer.bytes_of, found.tokenizer.decode(prompt))
+    steps = written(writer, rows, options.tokens, choice, options.seed)
+    try:
+        spent = _told(steps, teller, len(prompt))
+    except ArithmeticError as error:
+        raise SpecError([Problem(str(error), Place(str(found.path), 0), "has the run diverged?")]) from None
+    finally:
+        teller.close()
+    cache = f"; cache: {writer.cache.bytes / MIB:,.1f} MiB" if writer.cache else ""
+    print(f"{spent}{cache}", file=sys.stderr)
+    return 0
+
+
+def _told(steps: Iterable[list[int | None]], teller: Teller, prompt: int) -> Spent:
+    """Write the tokens as they come."""
+    began, count, first = time.perf_counter(), 0, 0.0
+    for tokens in steps:
+        first = first or time.perf_counter() - began
+        count += 1
+        teller.tell(tokens)
+    return Spent(prompt, first, count, time.perf_counter() - began - first)
+
+
+def _prompt(text: str, found: "Trained") -> list[int]:
+    """The tokens to go on from, behind the one that documents begin behind."""
+    given = sys.stdin.read() if text == "-" else text
+    start = [] if found.start is None else [found.start]
+    tokens = [*start, *found.tokenizer.encode(given)]
+    if not tokens:
+        raise SpecError(
+            [Problem("the prompt has no tokens, and the model no symbol to begin with", Place("--prompt", 0))]
+        )
+    return tokens
+
+
+def _refuse_inputs(found: "Trained") -> None:
+    """Refuse a model that reads more than text, or tells something else than the next token."""
+    from runners.spec import DOCUMENTS
+
+    graph = found.graph
+    others = [name for name, kind in graph.inputs.items() if name != DOCUMENTS and kind.kind != "int"]
+    tokens = [name for name in graph.inputs if name != DOCUMENTS and name not in others]
+    if graph.kind != "model" or others or len(tokens) != 1 or len(graph.outputs) != 1:
+        told = f"the {graph.kind} reads {', '.join(graph.inputs)} and gives {', '.join(graph.outputs)}"
+        hint = "text is written by a model that reads `tokens` and gives logits"
+        raise SpecError([Problem(told, Place(str(found.path), 0), hint)])
+
+
+def _refuse_length(found: "Trained", prompt: int, tokens: int) -> None:
+    """Refuse more tokens than a node takes; the last one that is written is not read again."""
+    asked = prompt + tokens - 1
+    for node, longest in _bounds(found):
+        if asked > longest:
+            told = f"{node} takes {longest:,} tokens, and {prompt:,} of the prompt with {tokens:,} more need {asked:,}"
+            room = longest - prompt + 1
+            hint = f"--tokens {room} is the most" if room > 0 else f"shorten the prompt by {1 - room:,} tokens"
+            raise SpecError([Problem(told, Place(str(found.path), 0), hint)])
+    if found.seq is not None and asked > found.seq:
+        told = f"{asked:,} tokens are more than the {found.seq:,} that the run was trained on at once"
+        print(f"note: {told}; text beyond may be poor", file=sys.stderr)
+
+
+def _bounds(found: "Trained") -> Iterator[tuple[str, int]]:
+    for prefix, _, node in found.graph.walk():
+        longest = node.op.longest()
+        if longest is not None and longest.known is not None:
+            yield f"{prefix}{node.path} ({node.op.name})", longest.known
+
+
+def _device(name: str | None) -> "torch.device":
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        told = f"no device is called '{name}' here"
+        raise SpecError([Problem(told, Place("--device", 0), "cpu is always there")]) from None
+    return device
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1, found '{text}'")
+    return int(text)
+
+
+class _real:
+    """A real number between bounds, as argparse reads one."""
+
+    def __init__(self, least: float, most: float = float("inf")):
+        self.least, self.most = least, most
+
+    def __call__(self, text: str) -> float:
+        """The number."""
+        try:
+            number = float(text)
+        except ValueError:
+            number = float("nan")
+        if not self.least <= number <= self.most or number == float("inf"):
+            most = f" and at most {self.most:g}" if self.most != float("inf") else ""
+            raise argparse.ArgumentTypeError(f"a number of at least {self.least:g}{most}, found '{text}'")
+        return number
