@@ -92,6 +92,16 @@ def edges(graph: Graph, layers: int = 1) -> Iterator[Edge]:
             yield from edges(block, layers * node.plan.count(index))
 
 
+def explained(graph: Graph, precision: str) -> list[str]:
+    """Lines that say what the cache keeps of each token, with its bytes, or every reason for which there is none."""
+    if problems := refusals(graph):
+        return ["no cache:", *(f"  {problem.line.replace(': error: ', ': ')}" for problem in problems)]
+    width = 2 if precision == "bf16" else 4
+    kept = list(edges(graph))
+    total = sum(edge.bytes(width) for edge in kept)
+    return [f"cache: {total:,} bytes a token in {precision}", *(f"  {edge.bytes(width):>9,}  {edge}" for edge in kept)]
+
+
 def is_fixed(graph: Graph, ref: Ref) -> bool:
     """Whether a value is the same for all tokens, as a parameter is; `refusals` lets no other be without their axis."""
     kind = graph.type_of(ref)

@@ -50,7 +50,7 @@ class ClassText:
 
     def __post_init__(self) -> None:
         inputs = {name for kind in self.graph.inputs.values() for size in kind.sizes for name in size.names}
-        taken = {"self", "layer", "cache", *RUNTIME, *inputs, *dir(builtins), *self.carried}
+        taken = {"self", "layer", "past", *RUNTIME, *inputs, *dir(builtins), *self.carried}
         self.variables: dict[Ref, str] = {}
         for ref in self.values():
             self.variables[ref] = unique(re.sub(r"[^A-Za-z0-9]+", "_", str(ref)), taken)

@@ -11,8 +11,8 @@ from blockgraph.types import TOKENS
 if TYPE_CHECKING:
     from blockgraph.classes import ClassText
 
-START = "cache.length"  # position of the first new token
-ABOUT = "`forward` for the tokens behind those in the cache; their rows alone are computed."
+START = "past.length"  # position of the first new token
+ABOUT = "`forward` for the tokens behind those of `past`; their rows alone are computed."
 
 
 class Stepping:
@@ -27,7 +27,7 @@ class Stepping:
     def method(self) -> list[str]:
         """The lines, in running order; a value that is kept has a line behind the one that makes it."""
         inputs = [self.text.variables[Ref("input", name)] for name in self.graph.inputs]
-        given = ["self", *(f"{name}: Tensor" for name in inputs), "cache: Cache"]
+        given = ["self", *(f"{name}: Tensor" for name in inputs), "past: Cache"]
         output = "Tensor" if len(self.graph.outputs) == 1 else "tuple[Tensor, ...]"
         head = [*signature("extend", given, output), *docstring(ABOUT, indent=8)]
         kept = [line for name in self.graph.inputs for line in self.kept(Ref("input", name), 8)]
@@ -40,11 +40,10 @@ class Stepping:
     def line(self, node: Node, indent: int) -> list[str]:
         """The line of one node, for the new tokens, and those that give the rows of all tokens."""
         if node.blocks:
-            return self.text.loop(node, ".extend", "cache")
+            return self.text.loop(node, ".extend", "past")
         lines = self._asked(indent) if node.path == self.first else []
         if node.path in self.plan.rows:
-            apart = node.op.whole(*(self.graph.type_of(ref) for ref in node.data().values()))
-            lines += self.text.assigned(node, self._expression(node, apart, START), indent)
+            lines += self.text.assigned(node, self._rows(node), indent)
         for port in node.outputs:
             lines += self.kept(Ref("node", node.path, port), indent)
         if node.path in self.plan.copied:
@@ -56,8 +55,21 @@ class Stepping:
         """The line that keeps the new rows of a value and gives those of all tokens."""
         if ref not in self.plan.cached:
             return []
-        call = f'cache.keep(self, "{ref}", {self.text.variables[ref]}, axis={self.plan.cached[ref]})'
+        call = f'past.keep(self, "{ref}", {self.text.variables[ref]}, axis={self.plan.cached[ref]})'
         return statement(self.everything[ref], call, indent=indent)
+
+    def _rows(self, node: Node) -> str:
+        """What a node computes for the new tokens, or once where it is the same for all."""
+        if self._is_made_once(node):
+            return f'past.once(self, "{node.path}", lambda: {self.text.expression(node)})'
+        apart = node.op.whole(*(self.graph.type_of(ref) for ref in node.data().values()))
+        return self._expression(node, apart, START)
+
+    def _is_made_once(self, node: Node) -> bool:
+        """Whether a node reads parameters, and inputs without tokens, beside which the graph has others."""
+        tokens = any(self._varies(Ref("input", name)) for name in self.graph.inputs)
+        values = [Ref("node", node.path, port) for port in node.outputs]
+        return tokens and bool(node.inputs) and not any(map(self._varies, [*values, *node.inputs.values()]))
 
     def _expression(self, node: Node, whole: tuple[str, ...], start: str) -> str:
         read = {port: self.everything[ref] for port, ref in node.data().items() if port in whole and self._varies(ref)}
@@ -69,7 +81,7 @@ class Stepping:
         kind = self.graph.type_of(ref)
         assert kind is not None
         name = self.text.variables[ref]
-        return statement(name, f"cache.asked({name}, axis={kind.sizes.index(TOKENS)})", indent=indent)
+        return statement(name, f"past.asked({name}, axis={kind.sizes.index(TOKENS)})", indent=indent)
 
     def _tail(self) -> tuple[str, set[Ref]]:
         """The node from which on no row needs another, and the one value with rows that comes to it from before."""
@@ -86,7 +98,7 @@ class Stepping:
         if node.blocks or kept or node.path in self.plan.copied:
             return False
         whole = node.op.whole(*(self.graph.type_of(ref) for ref in node.data().values()))
-        return not whole and START not in self.text.expression(node, start=START)
+        return not whole and START not in self._expression(node, (), START)
 
     def _varies(self, ref: Ref) -> bool:
         return not is_fixed(self.graph, ref)

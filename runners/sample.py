@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blockgraph.caching import explained, refusals
 from blockgraph.commands.common import add_ops, own_ops
 from blockgraph.errors import Place, Problem, SpecError
 from runners.outcome import BAD_INPUT
@@ -94,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
     device, precision = _device(options.device), options.precision
     precision = precision or found.precision or ("bf16" if device.type == "cuda" else "fp32")
     if options.explain:
-        print("\n".join(explained(found, precision)))
+        print("\n".join(explained(found.graph, precision)))
         return 0
     prompt = _prompt(options.prompt, found)
     _refuse_length(found, len(prompt), options.tokens)
@@ -102,22 +103,9 @@ def _run(options: argparse.Namespace) -> int:
     return _write(options, found, writer, prompt, device)
 
 
-def explained(found: "Trained", precision: str) -> list[str]:
-    """Lines that say what a cache keeps of each token, or all reasons for which there is none."""
-    from blockgraph.caching import edges, refusals
-
-    if problems := refusals(found.graph):
-        return ["no cache:", *(problem.line for problem in problems)]
-    width = 2 if precision == "bf16" else 4
-    kept = list(edges(found.graph))
-    total = sum(edge.bytes(width) for edge in kept)
-    return [f"cache: {total:,} bytes a token in {precision}", *(f"  {edge.bytes(width):>9,}  {edge}" for edge in kept)]
-
-
 def _writer(
     found: "Trained", capacity: int, device: "torch.device", precision: str, options: argparse.Namespace
 ) -> "Writer":
-    from blockgraph.caching import refusals
     from blockgraph.fused import FUSIONS
     from blockgraph.fusion import Target
     from blockgraph.passes import AUTO, fuse

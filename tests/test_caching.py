@@ -1,5 +1,7 @@
 """Caches derived from graphs: new tokens alone give what the whole sequence gives, or it is said why they cannot."""
 
+import subprocess
+import sys
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor
 
 import blockgraph as bg
 from blockgraph.caching import refusals
+from blockgraph.cli import main
 from blockgraph.commands.common import own_ops
 from blockgraph.graph import Graph
 from blockgraph.kernels.cache import Cache
@@ -160,8 +163,8 @@ def test_the_last_row_alone_is_the_last_of_all(case: str) -> None:
 
 
 EXTEND = """\
-    def extend(self, x: Tensor, cache: Cache) -> Tensor:
-        \"\"\"`forward` for the tokens behind those in the cache; their rows alone are computed.\"\"\"
+    def extend(self, x: Tensor, past: Cache) -> Tensor:
+        \"\"\"`forward` for the tokens behind those of `past`; their rows alone are computed.\"\"\"
         # attn: Grouped-query attention
         attn_ln = rms_norm(x, weight=self.attn.ln.weight, eps=1e-05)
         attn_q = linear(attn_ln, self.attn.q.weight)
@@ -170,14 +173,14 @@ EXTEND = """\
         attn_q_heads = split_heads(attn_q, 4)
         attn_k_heads = split_heads(attn_k, 2)
         attn_v_heads = split_heads(attn_v, 2)
-        attn_v_heads_all = cache.keep(self, "attn.v_heads", attn_v_heads, axis=2)
+        attn_v_heads_all = past.keep(self, "attn.v_heads", attn_v_heads, axis=2)
         attn_rope_q = rope(
-            attn_q_heads, 500000.0, factor=1.0, turns=(8192.0, 1.0, 4.0), start=cache.length
+            attn_q_heads, 500000.0, factor=1.0, turns=(8192.0, 1.0, 4.0), start=past.length
         )
         attn_rope_k = rope(
-            attn_k_heads, 500000.0, factor=1.0, turns=(8192.0, 1.0, 4.0), start=cache.length
+            attn_k_heads, 500000.0, factor=1.0, turns=(8192.0, 1.0, 4.0), start=past.length
         )
-        attn_rope_k_all = cache.keep(self, "attn.rope_k", attn_rope_k, axis=2)
+        attn_rope_k_all = past.keep(self, "attn.rope_k", attn_rope_k, axis=2)
         attn_k_groups_all = attn_rope_k_all.repeat_interleave(2, dim=1)
         attn_v_groups_all = attn_v_heads_all.repeat_interleave(2, dim=1)
         attn_bmm1 = torch.matmul(attn_rope_q, attn_k_groups_all.mT) * 0.25
@@ -191,6 +194,50 @@ def test_the_text_is_read_like_the_forward_pass_and_keeps_what_is_smallest() -> 
     text = lower(load("llama3", size="tiny", rope_factor=1, rope_length=8192), cached=True)
     lines = [line.partition("  # llama3.yaml")[0] for line in text.splitlines()]
     assert EXTEND in "\n".join(lines) + "\n"
+
+
+def test_a_module_with_a_cache_is_written_formatted_and_stands_alone(tmp_path: Path, capsys: Any) -> None:
+    assert main(["compile", "value_residual", "--set", "size=tiny", "--cache", "-o", str(tmp_path / "module.py")]) == 0
+    rules = ["--isolated", "--line-length", "120", "--target-version", "py311", "--no-cache"]
+    for command in (["format", "--check"], ["check", "--select", "E,F,I,B,UP,RUF,SIM", "--ignore", "RUF002,RUF003"]):
+        ended = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, *rules, str(tmp_path / "module.py")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout
+    program = (
+        "import torch, module; m = module.build(); t = torch.arange(12)[None]; c = module.Cache(12)\n"
+        "a = m.extend(t[:, :7], c); c.advance(7); b = m.extend(t[:, 7:], c)\n"
+        "torch.testing.assert_close(torch.cat((a, b), 1), m(t), rtol=0, atol=1e-5)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_what_a_cache_keeps_is_told_of_published_sizes(capsys: Any) -> None:
+    assert main(["compile", "llama3", "--set", "size=8b", "--cache", "--explain"]) == 0
+    told = capsys.readouterr().out
+    assert "cache: 131,072 bytes a token in bf16" in told  # 2 x 32 layers x 8 heads x 128 features x 2 bytes
+    assert "65,536  llama3_block.attn.rope_k [batch, n_kv_heads, seq, d_head] in 32 layers, read by attn.bmm1.b" in told
+    assert main(["compile", "packed", "--set", "size=tiny", "--cache", "--explain"]) == 0
+    assert "16  within.documents [batch, seq] in 2 layers, read by attn.mask.documents" in capsys.readouterr().out
+
+
+def test_a_module_with_a_cache_that_is_not_proven_is_refused_at_the_node(capsys: Any) -> None:
+    assert main(["compile", str(SPECS / "clip_by_length.yaml"), "--cache"]) == 1
+    assert capsys.readouterr().err.partition(" error:")[0].endswith("clip_by_length.yaml:9:3:")
+    with pytest.raises(bg.SpecError, match="another number for each length"):
+        bg.compile("sigmoid_attention", size="tiny", cached=True)
+
+
+@pytest.mark.parametrize("lowering", ["sdpa", "blockwise"])
+def test_a_fused_forward_pass_has_the_cache_of_its_spec(lowering: str) -> None:
+    model = bg.compile("gpt", lowering=lowering, cached=True, block="qk_norm", **SIZES).eval()
+    inputs = inputs_of(model.graph)
+    with torch.no_grad():
+        assert_equal(in_parts(model, inputs, [4, 5], Cache(SEQ)), outputs(model(*inputs)))
 
 
 def test_a_cache_says_that_it_is_full() -> None:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from blockgraph.caching import explained as cache_explained
 from blockgraph.commands.common import add_settings, graph_of
 from blockgraph.files import write
 from blockgraph.fused import FUSIONS
@@ -13,7 +14,8 @@ from blockgraph.passes import AUTO, EXPLICIT, fuse
 
 HELP = "write the module as readable Python that needs torch alone"
 EXAMPLE = """blockgraph compile gpt --set block=qk_norm --set size=small -o module.py
-  blockgraph compile soft_cap --explain --seq 4096 --precision bf16 --device cpu"""
+  blockgraph compile soft_cap --explain --seq 4096 --precision bf16 --device cpu
+  blockgraph compile llama3 --set size=8b --cache --explain"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", action="store_true", help="print how each core is lowered and why; -o still writes"
     )
+    parser.add_argument(
+        "--cache", action="store_true",
+        help="also write `extend`, which takes new tokens alone; with --explain, what it keeps of earlier ones",
+    )  # fmt: skip
     parser.add_argument("--seq", type=_tokens, help="tokens of a sequence, for auto")
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="of the activations, for auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where the module will run, for auto")
@@ -40,10 +46,12 @@ def run(args: argparse.Namespace) -> int:
     graph = fuse(graph_of(args.spec, args), FUSIONS, args.lowering, target)
     if args.explain:
         print("\n".join(explained(graph)))
+    if args.explain and args.cache:
+        print("\n".join(cache_explained(graph, args.precision or "bf16")))
     if args.output != "-":
-        print(f"wrote {write(args.output, lower(graph))}")
+        print(f"wrote {write(args.output, lower(graph, cached=args.cache))}")
     elif not args.explain:
-        sys.stdout.write(lower(graph))
+        sys.stdout.write(lower(graph, cached=args.cache))
     return 0
 
 

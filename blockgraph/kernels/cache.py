@@ -1,5 +1,8 @@
 """What blocks keep of earlier tokens while a model writes."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +16,7 @@ class Cache:
     def __init__(self, capacity: int):
         self.capacity, self.length, self.last_only = capacity, 0, False
         self.kept: dict[tuple[nn.Module, str], Tensor] = {}
+        self.made: dict[tuple[nn.Module, str], Tensor | tuple[Tensor, ...]] = {}
 
     def keep(self, owner: nn.Module, name: str, rows: Tensor, axis: int) -> Tensor:
         """The rows of all tokens up to the last of the new ones, which are written behind those of earlier ones."""
@@ -25,6 +29,12 @@ class Cache:
         room = self.kept[owner, name]
         room.narrow(axis, self.length, count).copy_(rows)
         return room.narrow(axis, 0, self.length + count)
+
+    def once(self, owner: nn.Module, name: str, make: Callable[[], Tensor | tuple[Tensor, ...]]) -> Any:
+        """What is the same for all tokens, computed the first time."""
+        if (owner, name) not in self.made:
+            self.made[owner, name] = make()
+        return self.made[owner, name]
 
     def asked(self, rows: Tensor, axis: int) -> Tensor:
         """The rows of which outputs are wanted."""
