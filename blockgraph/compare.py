@@ -61,8 +61,8 @@ def compare(a: Graph, b: Graph) -> Diff:
 
 def _changes(old: Entry, new: Entry) -> Iterator[str]:
     """Fields that differ, with both values."""
-    if old.slot != new.slot:
-        yield f"was {old.slot}"
+    if old.node.path != new.node.path:
+        yield f"was {old.node.path}"
     if old.node.op.name != new.node.op.name:
         yield f"op: {old.node.op.name} → {new.node.op.name}"
         return
