@@ -3,13 +3,14 @@
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-faults test-zoo bench lint unit clean
+.PHONY: help demo test test-faults test-zoo gallery bench lint unit clean
 
 help:
 	@echo "make demo   train two blocks of the paper on real text; figures, curves and one HTML page (build/demo)"
 	@echo "make test   everything that CI runs"
 	@echo "make test-faults  the long forms of the tests that kill, cut and fill up"
-	@echo "make test-zoo  the zoo against Hugging Face transformers, which it installs"
+	@echo "make test-zoo  the zoo alone: every model against an independent implementation"
+	@echo "make gallery  docs/gallery: a page for every shipped spec"
 	@echo "make bench  every benchmark, to docs/results/performance.md (hours; on an idle machine)"
 	@echo "make clean  remove what these commands made"
 
@@ -31,8 +32,10 @@ test-faults: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -s
 
 test-zoo: $(READY)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[hf]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile tests/zoo
+
+gallery: $(READY)
+	$(BIN)/python tools/gallery.py
 
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/all.py

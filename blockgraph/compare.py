@@ -61,8 +61,8 @@ def compare(a: Graph, b: Graph) -> Diff:
 
 def _changes(old: Entry, new: Entry) -> Iterator[str]:
     """Fields that differ, with both values."""
-    if old.slot != new.slot:
-        yield f"was {old.slot}"
+    if old.node.path != new.node.path:
+        yield f"was {old.node.path}"
     if old.node.op.name != new.node.op.name:
         yield f"op: {old.node.op.name} → {new.node.op.name}"
         return
@@ -77,6 +77,8 @@ def _text(entry: Entry, value: object) -> str:
         return entry.graph.dims.show(value)
     if isinstance(value, Number):
         return value.text
+    if value is None:
+        return "nothing"
     kind = getattr(value, "kind", None)
     return f"{kind} {value.number.text}" if kind else str(value)  # type: ignore[attr-defined]
 
@@ -99,10 +101,11 @@ class _Wiring:
             if before != after:
                 yield f"reads {_names(after)} instead of {_names(before)}"
             return
-        for port in new.inputs:
-            before = self.before(old.inputs[port]) if port in old.inputs else {Value(new.slot, port, True)}
-            after = self.after(new.inputs[port])
-            if not (before <= after or after <= before):
+        for port in {**old.inputs, **new.inputs}:
+            own = {Value(new.slot, port, True)} if port in new.node.op.weights else set()
+            before = self.before(old.inputs[port]) if port in old.inputs else own
+            after = self.after(new.inputs[port]) if port in new.inputs else own
+            if not before or not after or not (before <= after or after <= before):
                 yield f"{port} reads {_names(after)} instead of {_names(before)}"
 
     def before(self, value: Value) -> set[Value]:

@@ -9,7 +9,7 @@ from blockgraph.errors import Place, Problems, near_miss
 from blockgraph.syntax import Mapping, read
 
 PACKAGE = Path(__file__).resolve().parent
-KINDS = ("blocks", "models", "zoo")  # folders of shipped specs; beside them stand their maps, such as llama3.hf.yaml
+KINDS = ("blocks", "models", "zoo")  # folders of shipped specs; beside them stand their maps, NAME.hf.yaml
 
 
 def shipped_folder() -> Path:

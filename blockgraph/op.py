@@ -183,7 +183,14 @@ class Op(Fields):
 
     def label(self) -> str:
         """The figure's label, filled from the fields; empty where the node's own name is shown."""
-        return self.style.label.format_map({key: getattr(self, key) for key in type(self).model_fields})
+        return self.style.label.format_map({key: _shown(getattr(self, key)) for key in type(self).model_fields})
+
+
+def _shown(value: object) -> object:
+    """A field as a figure shows it: a formula as it is written, but a dim that it names by its value."""
+    if isinstance(value, Number) and value.value is not None and value.text.isidentifier():
+        return f"{value.value:g}"
+    return value
 
 
 @cache

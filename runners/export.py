@@ -16,7 +16,7 @@ its tokenizer and a README that says how to load them. The run may still be trai
 transformers loads instead; RUN may then also be a folder that `blockgraph import` or `blockgraph export` wrote."""
 EXAMPLE = """example:
   blockgraph export runs/demo -o demo-model
-  blockgraph export runs/llama --hf -o llama-hf
+  blockgraph export runs/mine --hf -o mine-hf
 """
 README = """\
 # {name}

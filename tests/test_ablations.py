@@ -1,17 +1,21 @@
 """Blocks that ask whether an activation's growth is the cause of divergence: what they hold, and what they leave "
 "alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from oracle import OracleBlock
+from torch import Tensor
 
 import blockgraph as bg
 from blockgraph.kernels.plain import hold_norm
 
 FOLDER = Path(__file__).parent.parent / "specs" / "ablations"
 HELD = {"hold_qkv": "attn.qkv", "hold_proj": "attn.proj", "hold_fc1": "ff.fc1", "hold_fc2": "ff.fc2"}
-EPS = 1e-12
+GAINS = ("attn.ln_v.weight", "ff.ln_fc1.weight")  # of the norms that no hand-written block has
+EPS, CLOSE = 1e-12, 1e-5
 
 
 def test_the_four_linears_are_held_in_turn():
@@ -31,6 +35,62 @@ def test_norms_after_all_linears_add_one_behind_each():
     difference = bg.diff("baseline", str(FOLDER / "all_norm.yaml"))
     expected = {"attn.ln_q", "attn.ln_k", "attn.ln_v", "attn.ln_proj", "ff.ln_fc1", "ff.ln_fc2"}
     assert (set(difference.added), list(difference.removed)) == (expected, [])
+
+
+def written_by_hand(name: str, block: torch.nn.Module) -> OracleBlock:
+    """The hand-written block with norms put behind its linears, and the weights of ours."""
+    state = {key: value for key, value in block.state_dict().items() if key not in GAINS}
+    oracle = OracleBlock("baseline" if name in HELD else "qk_fc_norm", 48, 4)
+    gains = {key: value for key, value in block.state_dict().items() if key in GAINS}
+
+    def held(module: object, inputs: object, y: Tensor) -> Tensor:
+        return y / y.square().mean(-1, keepdim=True).sqrt()
+
+    def normed(key: str, part: slice) -> Callable[[object, object, Tensor], Tensor]:
+        def hook(module: object, inputs: object, y: Tensor) -> Tensor:
+            heads = y[..., part].unflatten(-1, (-1, gains[key].shape[0]))
+            return torch.cat([y[..., : part.start], standardised(heads, gains[key]).flatten(-2)], -1)
+
+        return hook
+
+    if name in HELD:
+        oracle.get_submodule(HELD[name]).register_forward_hook(held)
+    else:
+        oracle.get_submodule("attn.qkv").register_forward_hook(normed("attn.ln_v.weight", slice(96, None)))
+        oracle.get_submodule("ff.fc1").register_forward_hook(normed("ff.ln_fc1.weight", slice(0, None)))
+    oracle.load_state_dict(state)
+    return oracle
+
+
+def standardised(x: Tensor, gain: Tensor) -> Tensor:
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt() * gain
+
+
+def proven(name: str) -> tuple[str, str]:
+    return name, "plain torch written by hand"
+
+
+@pytest.mark.proves(proven, {"output": CLOSE, "gradient of x": CLOSE})
+@pytest.mark.parametrize("name", [*HELD, "all_norm"])
+def test_a_block_equals_torch_written_by_hand(name):
+    block = bg.compile(str(FOLDER / f"{name}.yaml"), d_model=48, n_heads=4)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in block.parameters():
+            noise = torch.randn(value.shape, generator=draw)
+            value.copy_(1.0 + 0.5 * noise if value.dim() == 1 else 2.0 * noise / value.shape[-1] ** 0.5)
+    x = torch.randn(2, 9, 48, generator=draw)
+    found, expected = (seen(module, x) for module in (block, written_by_hand(name, block)))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() < CLOSE * theirs.abs().max()
+
+
+def seen(module: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The output, and the gradient of the input."""
+    x = x.clone().requires_grad_()
+    y = module(x)
+    (gradient,) = torch.autograd.grad((y * torch.linspace(-1, 1, 48)).sum(), x)
+    return y.detach(), gradient
 
 
 @pytest.mark.parametrize("through", [True, False])

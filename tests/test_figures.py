@@ -16,6 +16,7 @@ from blockgraph.errors import SpecError
 from blockgraph.figure import engine
 from blockgraph.figure.picture import Detail
 from blockgraph.figure.style import LOOKS
+from blockgraph.library import shipped
 from blockgraph.load import load
 
 BLOCKS = ["baseline", "soft_temp", "soft_cap", "soft_clip", "sigma_reparam", "layer_scale", "qk_norm", "qk_norm_cap",
@@ -60,9 +61,9 @@ def test_nothing_collides_in_a_difference(a, b):
     assert faults(beside(difference)) == []
 
 
-@pytest.mark.parametrize("name", ["deep_norm", "gemma2", "ngpt"])
-def test_nothing_collides_in_a_model_of_the_zoo(name):
-    assert faults(figure(load(name))) == []
+@pytest.mark.parametrize("name", [name for name, path in shipped().items() if path.parent.name in ("models", "zoo")])
+def test_nothing_collides_in_a_model(name):
+    assert faults(figure(load(name), Options(aligned=False))) == []
 
 
 def test_nothing_collides_in_a_graph_that_is_no_transformer(forked):
@@ -113,6 +114,34 @@ def test_a_difference_marks_what_was_added_removed_and_changed(tmp_path):
 def test_a_model_shows_its_stack_as_one_plate():
     words = [words.text for words in figure(load("gpt")).words]
     assert "× 24" in " ".join(words)
+
+
+def test_a_stack_of_several_blocks_shows_each_with_its_layers():
+    def shown(name: str, **dims: int) -> list[tuple[str, int, str]]:
+        return [(p.slot, p.repeat, p.note) for p in figure(load(name, **dims)).plates if p.note]
+
+    assert shown("gemma2") == [
+        ("layers/local", 13, "layers 0, 2, …, 24"), ("layers/global", 13, "layers 1, 3, …, 25"),
+    ]  # fmt: skip
+    assert shown("gemma3", n_layers=9) == [
+        ("layers/local", 8, "layers 0–4, 6–8"), ("layers/global", 0, "layer 5"),
+    ]  # fmt: skip
+    assert shown("value_residual", n_layers=3) == [
+        ("layers/first", 0, "layer 0"), ("layers/later", 2, "layers 1–2"),
+    ]  # fmt: skip
+
+
+def test_blocks_of_a_stack_are_compared_one_by_one():
+    told = str(compare(load("gemma2"), load("gemma3")))
+    assert "added    layers.local.attn.ln_q: rms_norm" in told
+    assert "removed  layers.global.attn.cap: soft_cap" in told
+
+
+def test_a_number_that_is_the_name_of_a_dim_is_shown_by_its_value():
+    labels = {box.slot: box.label for box in figure(load("gemma2", logit_cap=25)).boxes}
+    assert labels["cap"] == "cap 25"
+    assert labels["scale"] == "× sqrt(d_model)"
+    assert labels["layers/local/attn.mask"] == "mask, window 4096"
 
 
 def test_roles_differ_in_shape_or_clearly_in_grey():

@@ -16,6 +16,15 @@ CUTS = (0, 1, 6, 7, 15, 24)
 MODEL = "model=packed", "set={n_layers: 2, d_model: 16, n_heads: 2}"
 
 
+def proven() -> tuple[str, str]:
+    return "packed", "its documents, each alone"
+
+
+def proven_whole() -> tuple[str, str]:
+    return "packed", "the spec `gpt`, which is proven itself"
+
+
+@pytest.mark.proves(proven, {"logits": 1e-5})
 def test_a_packed_sequence_gives_the_losses_of_its_documents_alone() -> None:
     model = bg.compile("packed", **SIZES)
     tokens = torch.randint(61, (2, CUTS[-1] + 1), generator=torch.Generator().manual_seed(1))
@@ -34,6 +43,7 @@ def test_a_packed_sequence_gives_the_losses_of_its_documents_alone() -> None:
     assert (across - packed)[:, CUTS[1] :].abs().max() > 1e-3
 
 
+@pytest.mark.proves(proven_whole, {"logits of one document": 0})
 def test_with_one_document_the_model_is_gpt() -> None:
     tokens = torch.randint(61, (2, 9), generator=torch.Generator().manual_seed(1))
     packed, gpt = bg.compile("packed", **SIZES), bg.compile("gpt", **SIZES)

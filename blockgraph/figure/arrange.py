@@ -9,7 +9,7 @@ from blockgraph.figure.frame import Frame, Key
 from blockgraph.figure.lanes import SINK, SOURCE, Column, Extent, Site, series, text_room
 from blockgraph.figure.layered import layered
 from blockgraph.figure.levels import Hop, Level, levels
-from blockgraph.figure.style import GAP, LABEL, PAD
+from blockgraph.figure.style import GAP, LABEL, NOTE, PAD
 from blockgraph.figure.text import width
 
 SHADOW = 8.0  # room that the plates behind a stack take
@@ -130,15 +130,17 @@ def _joins(level: Level, inner: list[str], hops: list[Hop]) -> list[Hop]:
 
 
 def _framed(frame: Frame, name: str, column: Column) -> Extent:
-    """A cluster's frame round its column; its title fits to the left of what leaves at the top."""
+    """A cluster's frame round its column; what leaves at the top passes between its title and its note."""
     left, right = column.extent
     top = frame.spans[name][1]
     leaving = [x for vertex, x in column.x.items() if "\nout\n" in vertex]
     first = min(leaving, default=right)
     cluster = frame.clusters[name]
-    title = width(cluster.title, LABEL, bold=True) + (34 if cluster.repeat else 0)
+    count = 34 if cluster.repeat else 0
+    title = width(cluster.title, LABEL, bold=True) + count
+    note = max(leaving, default=left) + width(cluster.note, NOTE) + count + 18 if cluster.note else right
     assert top is not None
-    return min(left - PAD, first - title - 18), right + PAD + (SHADOW if cluster.repeat else 0)
+    return min(left - PAD, first - title - 18), max(right + PAD, note) + (SHADOW if cluster.repeat else 0)
 
 
 def _settle(

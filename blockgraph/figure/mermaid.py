@@ -57,7 +57,8 @@ def _marked(box: Box) -> str:
 
 
 def _titled(plate: Plate) -> str:
-    return f"{plate.title} × {plate.repeat}" if plate.repeat else plate.title
+    title = f"{plate.title} × {plate.repeat}" if plate.repeat else plate.title
+    return f"{title} ({plate.note})" if plate.note else title
 
 
 def _classes(boxes: Sequence[Box], names: Mapping[str, str]) -> Iterator[str]:

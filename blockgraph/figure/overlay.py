@@ -73,7 +73,7 @@ def _renamed(diff: Diff, detail: Detail) -> Picture:
 
     items = {(new := item(old)).slot: new for old in drawn.items.values()}
     around = {
-        clusters[slot]: Cluster(clusters[slot], c.title, clusters.get(c.parent, ""), c.repeat)
+        clusters[slot]: Cluster(clusters[slot], c.title, clusters.get(c.parent, ""), c.repeat, c.note)
         for slot, c in drawn.clusters.items()
     }
     return replace(drawn, items=items, links=tuple(link(old) for old in drawn.links), clusters=around)

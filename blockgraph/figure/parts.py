@@ -80,6 +80,7 @@ class Plate:
     repeat: int
     title: str
     status: Status = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from blockgraph.graph import Graph, Node
 from blockgraph.types import Type
 
 Status = Literal["", "added", "removed", "changed", "rewired"]
-MAX_PATTERN = 6  # names of blocks that a stack's box lists
 THROUGH = "\t"  # between an output's port and the hidden node with its port behind it
 
 
@@ -127,17 +126,7 @@ def hidden(node: Node) -> bool:
 
 def label_of(node: Node) -> str:
     """The words in a node's box."""
-    layers = f"{len(node.plan)} layers" if node.blocks else ""
-    return clean(node.title or layers or node.op.label() or display(node.name))
-
-
-def _pattern(node: Node) -> str:
-    """The blocks of a stack in order, as far as they do not repeat."""
-    plan, names = node.plan, [block.name for block in node.blocks]
-    period = next(n for n in range(1, len(plan) + 1) if all(a == b for a, b in zip(plan, plan[n:], strict=False)))
-    if period <= MAX_PATTERN:
-        return " · ".join(names[index] for index in plan[:period])
-    return ", ".join(f"{plan.count(index)} × {name}" for index, name in enumerate(names))
+    return clean(node.title or node.op.label() or display(node.name))
 
 
 def _end(way: Literal["in", "out"], name: str) -> Item:
@@ -147,7 +136,7 @@ def _end(way: Literal["in", "out"], name: str) -> Item:
 
 def _item(entry: Entry, row: Row | None, detail: Detail) -> Item:
     node, about = entry.node, f"{entry.slot}: {entry.node.op.name}"
-    sub = _priced(row, detail) if row else clean(_pattern(node), 60) if node.blocks else ""
+    sub = _priced(row, detail) if row else ""
     return Item(entry.slot, node.op.style.role, label_of(node), entry.cluster, about, sub)
 
 

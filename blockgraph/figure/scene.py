@@ -80,11 +80,12 @@ def _plate(frame: Frame, plan: Plan, levels: Heights, picture: Picture, slot: st
     parent = frame.clusters[slot].parent
     top = levels.middle[high] + levels.height[high] / 2
     bottom = levels.middle[low] + (PLATE_LIFT if cluster.repeat else 0)
-    return Plate(slot, left, bottom, right, top, parent, cluster.repeat, cluster.title, _common(picture, slot))
+    said = _common(picture, slot)
+    return Plate(slot, left, bottom, right, top, parent, cluster.repeat, cluster.title, said, cluster.note)
 
 
 def _pile(box: Box, parent: str) -> Plate:
-    """The plate behind the box of a stack of several blocks, without a title."""
+    """The plate behind a box that stands for many nodes, without a title."""
     left, bottom, right, top = box.extent
     return Plate(f"{box.slot}\npile", left, bottom, right, top, parent, 2, "", box.status)
 
@@ -111,10 +112,11 @@ def _titles(plates: Iterable[Plate]) -> list[Words]:
     words = []
     for plate in (plate for plate in plates if plate.title):
         words.append(Words(plate.left + 9, plate.top - 10, plate.title, style.LABEL, "left", bold=True))
-        if plate.repeat:
-            words.append(
-                Words(plate.right - 9, plate.top - 11, f"× {plate.repeat}", style.LABEL + 2, "right", bold=True)
-            )
+        count = Words(plate.right - 9, plate.top - 11, f"× {plate.repeat}", style.LABEL + 2, "right", bold=True)
+        words += [count] if plate.repeat else []
+        if plate.note:
+            end = count.extent[0] - 7 if plate.repeat else plate.right - 9
+            words.append(Words(end, plate.top - 10, plate.note, style.NOTE, "right"))
     return words
 
 

@@ -18,7 +18,7 @@ INK, FAINT, PAPER = "#222222", "#8A8A8A", "#FFFFFF"
 CLUSTER_FILL, CLUSTER_LINE, PLATE_FILL = "#F6F6F6", "#9A9A9A", "#FCFCFC"
 RESIDUAL, ADDED, WEIGHT = "#0072B2", "#C24A00", "#6B6B6B"
 
-LABEL, SMALL, TITLE, SUBTITLE = 10.0, 7.5, 13.0, 9.0  # sizes of type
+LABEL, SMALL, NOTE, TITLE, SUBTITLE = 10.0, 7.5, 8.5, 13.0, 9.0  # sizes of type
 HEIGHT, TALL = 22.0, 30.0  # of a box, and of one with a second line
 GAP = 12.0  # between neighbours in a row, and between rows
 PAD = 12.0  # between a cluster's frame and what it holds

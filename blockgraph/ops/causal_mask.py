@@ -28,6 +28,10 @@ class CausalMask(Op):
         None, description="how many tokens a query sees, itself included; all earlier ones when left out"
     )
 
+    def label(self) -> str:
+        """How far it lets a query see."""
+        return f"mask, window {self.window.known}" if self.window else "mask"
+
     def infer(self, x: Type, documents: Type | None = None) -> Type:
         """Scores in which no later key remains, and none of another document."""
         if len(x.sizes) < 2 or x.sizes[-2:] != (TOKENS, TOKENS):

@@ -10,7 +10,7 @@ from blockgraph.op import Pointwise, Site, Style
 class Gelu(Pointwise):
     """`x * Phi(x)`, entry by entry, with Phi the normal distribution function. [...] -> [...].
 
-    With `approximate: tanh` Phi is `(1 + tanh(sqrt(2/pi) * (x + 0.044715 x**3))) / 2`, as in GPT-2 and Gemma.
+    With `approximate: tanh` Phi is `(1 + tanh(sqrt(2/pi) * (x + 0.044715 x**3))) / 2`.
     """
 
     name: ClassVar = "gelu"

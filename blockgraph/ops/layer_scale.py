@@ -14,7 +14,7 @@ class LayerScale(WeightedOp):
     """`weight * x`, one trained gain per channel on a sublayer's output, before the residual add.
 
     [..., D] -> [..., D]; weight [D], init 0.1, no weight decay. `shared` is one gain [1] for all channels; `absolute`
-    takes `|weight|`, as the step sizes of nGPT (arXiv 2410.01131, section 2.2.2).
+    takes `|weight|`, as the step sizes of arXiv 2410.01131, section 2.2.2.
     """
 
     name: ClassVar = "layer_scale"

@@ -1,4 +1,4 @@
-"""Learned positions (Gehring et al., arXiv 1705.03122; GPT-2). Axes: B batch, T tokens, D features."""
+"""Learned positions (Gehring et al., arXiv 1705.03122). Axes: B batch, T tokens, D features."""
 
 from typing import ClassVar
 

@@ -17,7 +17,7 @@ class Rope(Op):
     [..., seq, K] -> [..., seq, K]; t is the position from 0 on, i counts the pairs. `half` pairs the first half with
     the second, `interleaved` pairs neighbours. `factor` slows every pair, as if positions were that much closer; with
     `length`, pairs that turn `fast` times or more in so many tokens keep their pace, and between `slow` and `fast` it
-    changes in step with the turns (Llama 3, arXiv 2407.21783).
+    changes in step with the turns (arXiv 2407.21783).
     """
 
     name: ClassVar = "rope"

@@ -1,4 +1,4 @@
-"""Softmax capping (2410.16682, section 4.3; Bello et al., arXiv 1611.09940; Gemma 2, arXiv 2408.00118)."""
+"""Softmax capping (2410.16682, section 4.3; Bello et al., arXiv 1611.09940; arXiv 2408.00118)."""
 
 from typing import ClassVar
 

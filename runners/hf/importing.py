@@ -24,8 +24,8 @@ DESCRIPTION = """Read a model in the format of Hugging Face transformers: its co
 its safetensors give the weights. Nothing is downloaded, and nothing that is read is executed. Of a config alone, only
 the spec is written."""
 EXAMPLE = """example:
-  blockgraph import hf Meta-Llama-3-8B -o llama3-8b
-  blockgraph import hf Meta-Llama-3-8B/config.json -o llama3-8b.yaml
+  blockgraph import hf downloads/model -o imported
+  blockgraph import hf downloads/model/config.json -o imported.yaml
 """
 README = """\
 # {title}

@@ -17,12 +17,15 @@ from runners.hf import importing
 from runners.hf.exporting import described
 from runners.hf.weights import links
 
-transformers = pytest.importorskip("transformers")
-
 CLOSE = 1e-4  # bound on the errors of logits and gradients in fp32, relative to the largest entry
 FELT = 1e-2  # change of the logits, relative to the largest, from which a node counts as felt
 
 every_case = pytest.mark.parametrize("case", FAMILIES)
+
+
+def proven(case: str) -> tuple[str, str]:
+    """The spec of a case, and what it is compared with."""
+    return FAMILIES[case][0], f"transformers' `{FAMILIES[case][1]}`"
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,7 @@ def given(logits: Tensor) -> Tensor:
     return (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))).sum()
 
 
+@pytest.mark.proves(proven, {"logits": CLOSE})
 @every_case
 def test_logits_are_those_of_transformers(case: str, folder: Path) -> None:
     assert bg.load(imported(case, folder) / "model.yaml").name == FAMILIES[case][0]
@@ -84,6 +88,7 @@ def stored_name(value: Tensor, stored: dict[str, Tensor]) -> str:
     return name
 
 
+@pytest.mark.proves(proven, {"gradients": CLOSE})
 @every_case
 def test_gradients_are_those_of_transformers(case: str, folder: Path) -> None:
     model, other = ours(case, folder), theirs(case)
@@ -100,6 +105,7 @@ def test_gradients_are_those_of_transformers(case: str, folder: Path) -> None:
     assert expected == {}
 
 
+@pytest.mark.proves(proven, {"weights there and back": 0})
 @every_case
 def test_there_and_back_is_bitwise(case: str, folder: Path) -> None:
     out = folder / f"{case}-back"

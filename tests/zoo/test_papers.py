@@ -18,6 +18,11 @@ WIDTHS: dict[str, Any] = {"size": "tiny", "vocab": 61, "d_model": 48, "n_heads":
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
+def proven(name: str) -> tuple[str, str]:
+    """A spec, and what it is compared with."""
+    return name, "plain torch written from the paper"
+
+
 @cache
 def ours(name: str) -> Any:
     """The model with weights that are large enough for every node to be felt."""
@@ -42,6 +47,7 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+@pytest.mark.proves(proven, {"logits": CLOSE})
 @every_model
 def test_logits_are_those_of_the_paper(name: str) -> None:
     with torch.no_grad():
@@ -50,6 +56,7 @@ def test_logits_are_those_of_the_paper(name: str) -> None:
     assert error(found, expected) < CLOSE
 
 
+@pytest.mark.proves(proven, {"gradients": CLOSE})
 @every_model
 def test_gradients_are_those_of_the_paper(name: str) -> None:
     model = ours(name)
