@@ -33,8 +33,9 @@ def main() -> None:
     # Of a product's FLOPs half are multiply-adds, one with each weight; a row of an embedding is next to nothing.
     weights = bg.cost(model.graph).flops(batch=1, seq=1) // 2 * dtype.itemsize
     limit = options.batch / (weights / copied(weights))
-    what = f"{options.spec} {options.size}, {options.dtype}, batch {options.batch}, threads: {torch.get_num_threads()}"
-    print(f"{what}, {weights / 1e6:,.1f} MB of weights in products, read once a token at the speed of a copy: {limit:,.0f} tokens/s;")
+    threads = f"threads: {torch.get_num_threads()}"
+    print(f"{options.spec} {options.size}, {options.dtype}, batch {options.batch}, {threads};")
+    print(f"{weights / 1e6:,.1f} MB of weights in products, read at the speed of a copy, give {limit:,.0f} tokens/s;")
     print(f"CPU time of the process, median of {options.rounds}; {machine()}\n")
     print("| tokens before | with cache, tokens/s | without, tokens/s | with / without | with / limit |")
     print("|---:|---:|---:|---:|---:|")

@@ -103,6 +103,16 @@ def test_characters_are_whole_however_their_bytes_come(run, capsys):
     assert capsys.readouterr().out == "\ufffd\n"
 
 
+def test_texts_begin_behind_the_token_of_their_training(run, tmp_path):
+    folder = model_at(tmp_path / "gpt", run, "gpt", n_layers=1, d_model=8, n_heads=2)
+    words = tokenizer.load(folder / "tokenizer.model")
+    assert words.bos != words.eos
+    assert trained(run, OPS).start == trained(folder, OPS).start == words.end == words.eos
+    weights = bg.compile(str(folder / "model.yaml")).state_dict()
+    save_file(weights, folder / "model.safetensors", metadata={"source": "hf"})
+    assert trained(folder, OPS).start == words.bos
+
+
 def test_a_terminal_is_given_nothing_to_act_on(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     teller = Teller(1, lambda token: bytes([token]), "")

@@ -50,6 +50,13 @@ def test_a_folder_becomes_a_spec_with_its_weights(tmp_path, capsys):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_sentencepiece_model_comes_along(tmp_path):
+    source = written(tmp_path / "a")
+    (source / "tokenizer.model").write_bytes(b"pieces")
+    assert importing.command(["hf", str(source), "-o", str(tmp_path / "b")]) == 0
+    assert (tmp_path / "b" / "tokenizer.model").read_bytes() == b"pieces"
+
+
 def test_a_config_alone_becomes_a_spec(tmp_path, capsys):
     config = written(tmp_path / "a") / "config.json"
     assert importing.command(["hf", str(config), "-o", str(tmp_path / "b.yaml")]) == 0
