@@ -137,6 +137,12 @@ def test_blocks_of_a_stack_are_compared_one_by_one():
     assert "removed  layers.global.attn.cap: soft_cap" in told
 
 
+def test_an_input_that_only_one_of_two_specs_wires_is_rewired_both_ways():
+    for a, b, slot in (("qwen3", "qwen3_tied", "head"), ("gpt", "packed", "layers/attn.mask")):
+        assert slot in compare(load(a), load(b)).rewired
+        assert slot in compare(load(b), load(a)).rewired
+
+
 def test_a_number_that_is_the_name_of_a_dim_is_shown_by_its_value():
     labels = {box.slot: box.label for box in figure(load("gemma2", logit_cap=25)).boxes}
     assert labels["cap"] == "cap 25"

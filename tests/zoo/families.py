@@ -12,6 +12,8 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_f
 GROUPED = {"num_key_value_heads": 2, "intermediate_size": 80}
 GPT = {"vocab_size": 61, "n_embd": 48, "n_head": 4, "n_layer": 3, "n_positions": 64}
 GEMMA = GROUPED | {"head_dim": 20, "query_pre_attn_scalar": 7, "sliding_window": 5}
+GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 1 / 64, "residual_multiplier": 0.22,
+           "logits_scaling": 8.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": True}  # fmt: skip
 SIXTH = {"sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}
 
 # The name of a case, its spec, its class in transformers, what its config says besides the sizes above.
@@ -39,6 +41,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             | {"full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0}},
         },
     ),
+    "granite": ("granite", "Granite", GROUPED | GRANITE),
     "nemotron": ("nemotron", "Nemotron", GROUPED | {"head_dim": 16}),
     "stablelm": ("stablelm", "StableLm", GROUPED | {"hidden_size": 64}),
 }  # fmt: skip

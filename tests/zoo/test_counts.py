@@ -52,6 +52,7 @@ PUBLISHED = {
     ("gemma3", "1b"): (999_885_952, KERAS),
     ("gemma3", "4b"): (3_880_263_168, GGUF),
     ("gemma3", "12b"): (11_766_034_176, GGUF),
+    ("granite", "3.1_2b"): (2_533_531_648, CLASS),
     ("stablelm", "3b"): (2_795_443_200, CARD),
 }
 # Where only a rounded figure is published: billions, how far the exact count may lie from it, and where.
