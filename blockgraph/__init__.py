@@ -10,7 +10,7 @@ from blockgraph.cost import cost as _cost
 from blockgraph.errors import SpecError
 from blockgraph.fused import FUSIONS
 from blockgraph.graph import Graph
-from blockgraph.load import Setting, load
+from blockgraph.load import Setting, edited_text, load
 from blockgraph.ops import OPS
 from blockgraph.passes import fuse
 from blockgraph.probes import chosen, recorded
@@ -29,6 +29,7 @@ __all__ = [
     "cost",
     "diff",
     "digest",
+    "edit",
     "load",
     "render",
     "text",
@@ -82,6 +83,14 @@ def diff(a: Graph | str, b: Graph | str, **settings: Setting) -> "Diff":
     from blockgraph.compare import compare
 
     return compare(_graph(a, settings), _graph(b, settings))
+
+
+def edit(spec: str | Path, *edits: str | Path) -> str:
+    """The text of a spec with edits applied in order, all by name or path: `edit("llama3", "qk_norm", "soft_cap")`.
+
+    Raises `SpecError` where the spec lacks a place that an edit goes to, or has all that it would bring.
+    """
+    return edited_text(spec, *edits).text
 
 
 def _graph(spec: Graph | str, settings: dict[str, Any]) -> Graph:

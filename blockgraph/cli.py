@@ -8,7 +8,7 @@ from importlib.metadata import entry_points, version
 
 from blockgraph.errors import SpecError, near_miss
 
-COMMANDS = ("check", "show", "render", "diff", "compile", "ops", "list", "new", "schema")
+COMMANDS = ("check", "show", "render", "diff", "compile", "ops", "list", "new", "edit", "schema")
 PLUGINS = "blockgraph.commands"  # entry points: a function of the arguments after its name
 
 USAGE = "blockgraph COMMAND ..."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blockgraph.errors import OpError, Place, Problems, SpecError, near_miss
 from blockgraph.graph import Graph
-from blockgraph.library import Library, is_path
+from blockgraph.library import Library, is_path, parts, stem
 from blockgraph.members import COMMON
 from blockgraph.schema import word
 from blockgraph.scope import Entry
@@ -112,24 +112,24 @@ class Shelf:
                 return Found(text, self.folder, id(text), slot.block, inside=True)
             self.problems.add(f"a block is a mapping with `block: NAME`, found {describe(text)}", text.place)
             return None
-        path = self.library.find(slot.block, slot.folder, slot.place, self.problems, [*self.own_slots().items, *inside])
-        if path is None:
-            return None
+        others = [*self.own_slots().items, *inside]
         try:
-            text = self.library.open(path, self.problems)
+            source = self.library.source(slot.block, slot.folder, slot.place, self.problems, others)
         except SpecError as error:
             self.problems.found.extend(error.problems)
             return None
-        return Found(text, path.parent, path.resolve(), self.name_of(name, slot, path.resolve()))
+        if source is None:
+            return None
+        return Found(source.text, source.folder, source.identity, self.name_of(name, slot, source.identity))
 
     def name_of(self, asked: str, slot: Slot, identity: object) -> str:
-        """A block's name in a whole text: as it was asked for, or a word of its own where a slot gives a path."""
-        if asked == slot.block or not is_path(slot.block):
+        """A block's name in a whole text: as it was asked for, or a word of its own for a path and for edits."""
+        if asked == slot.block or not (is_path(slot.block) or len(parts(slot.block)) > 1):
             return slot.block
         others = {found.name for found in self.found.values() if found.identity != identity}
         taken = {*others, *self.own_slots().items}
-        stem = Path(slot.block).stem
-        return next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, len(taken) + 3))) if name not in taken)
+        word = stem(slot.block)
+        return next(name for name in (word, *(f"{word}_{n}" for n in range(2, len(taken) + 3))) if name not in taken)
 
     def fits(self, found: Found, slot: Slot) -> bool:
         """Whether a text is a block that can stand here."""

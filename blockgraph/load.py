@@ -6,14 +6,16 @@ from pathlib import Path
 
 from blockgraph.check import check
 from blockgraph.choice import Choice, Setting
+from blockgraph.edits.editing import Edited, Editing, edited
 from blockgraph.errors import Place, Problems, near_miss
 from blockgraph.graph import Graph
-from blockgraph.library import Library, is_path, shipped
+from blockgraph.library import Library, Source, is_path, parts, shipped
 from blockgraph.link import Linker
 from blockgraph.op import Op
 from blockgraph.ops import OPS
+from blockgraph.syntax import parse
 
-__all__ = ["Setting", "find", "load"]
+__all__ = ["Setting", "edited_text", "find", "load"]
 
 
 def load(
@@ -26,17 +28,17 @@ def load(
 ) -> Graph:
     """The checked graph of a spec.
 
-    A bare name is looked up in the specs that ship with the package, a path is a path. `settings` give dims
+    A bare name is looked up in the specs that ship with the package, a path is a path; edits may stand behind either,
+    as in `baseline + qk_norm`. `settings` give dims
     (`n_layers=4`), slots (`block="qk_norm"`) and `size`, a named set of dims of the spec; a path given for a slot is
     relative to `base`. `places` says where each setting was written. Raises `SpecError` with all that is wrong.
     """
-    problems, library, places = Problems(), Library(), places or {}
-    path = find(spec, problems)
-    tree = library.open(path, problems)
-    chosen = Choice(tree, places, Path(base), problems)
+    problems, library, places = Problems(), Library(Editing(ops)), places or {}
+    source = _source(spec, library, problems)
+    chosen = Choice(source.text, places, Path(base), problems)
     slots, dims = chosen.sort(settings)
-    linker = Linker(ops, library, problems, slots, dims, chain=(path.resolve(),))
-    graph = linker.link(tree, path.parent)
+    linker = Linker(ops, library, problems, slots, dims, chain=(source.identity,))
+    graph = linker.link(source.text, source.folder)
     if graph is not None:
         chosen.tell_unfit()
         if not linker.lost:
@@ -45,6 +47,45 @@ def load(
     problems.stop_if_any()
     assert graph is not None
     return graph
+
+
+def edited_text(spec: str | Path, *edits: str | Path, ops: Table[str, type[Op]] = OPS, name: str = "") -> Edited:
+    """The text of a spec with edits, in order, checked as it would lie beside the spec.
+
+    Edits are named as specs are. `name` is the new spec's own. Raises `SpecError`.
+    """
+    problems, library = Problems(), Library(Editing(ops))
+    path, before = find_all(spec, problems)
+    files = (*before, *(find_edit(edit, problems) for edit in edits))
+    made = edited(library, path, files, ops, name)
+    graph = Linker(ops, library, problems, chain=(path.resolve(),)).link(parse(made.text, made.file), path.parent)
+    if graph is not None:
+        check(graph, problems)
+    problems.stop_if_any()
+    return made
+
+
+def _source(spec: str | Path, library: Library, problems: Problems) -> Source:
+    """The text of a spec given by name or path, with its edits. Raises `SpecError`."""
+    path, edits = find_all(spec, problems)
+    source = library.of(path, edits, Place(str(spec), 0), problems)
+    assert source is not None
+    return source
+
+
+def find_all(spec: str | Path, problems: Problems) -> tuple[Path, tuple[Path, ...]]:
+    """Files of a spec and of the edits behind it. Raises `SpecError`."""
+    base, *edits = parts(spec) if isinstance(spec, str) else [spec]
+    return find(base, problems), tuple(find_edit(edit, problems) for edit in edits)
+
+
+def find_edit(edit: str | Path, problems: Problems) -> Path:
+    """File of an edit given by name or path. Raises `SpecError`."""
+    name = str(edit) if isinstance(edit, str) else str(edit.absolute())
+    path = Library().find_edit(name, Path(), Place(str(edit), 0), problems)
+    problems.stop_if_any()
+    assert path is not None
+    return path
 
 
 def find(spec: str | Path, problems: Problems) -> Path:

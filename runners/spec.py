@@ -8,7 +8,7 @@ from typing import Any
 import blockgraph
 from blockgraph.errors import Problem, SpecError
 from blockgraph.graph import Graph
-from blockgraph.library import is_path
+from blockgraph.library import located, names_path
 from blockgraph.op import Op
 from blockgraph.probes import chosen
 from blockgraph.recompute import refuse_unknown
@@ -55,7 +55,7 @@ def series_of(run: RunFile, graph: Graph) -> list[str]:
 
 def _located(run: RunFile, key: str, value: int | str) -> int | str:
     in_file = run.place(key).line > 0
-    return str(run.base / value) if in_file and isinstance(value, str) and is_path(value) else value
+    return located(value, run.base) if in_file and isinstance(value, str) and names_path(value) else value
 
 
 def _at_model(problem: Problem, model: str, run: RunFile) -> Problem:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from blockgraph.errors import Place, Problem, Problems, SpecError
 from blockgraph.files import write
-from blockgraph.load import find
+from blockgraph.load import edited_text
 from blockgraph.names import check_name
 
 HELP = "write a spec to start from: a copy of a shipped one under a new name"
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     problems.stop_if_any()
     if path.exists():
         raise SpecError([Problem("the file exists already; choose another name", Place(str(path), 0))])
-    source = find(args.like, Problems()).read_text(encoding="utf-8")
+    source = edited_text(args.like).text
     write(path, renamed(source, path.stem))
     print(f"wrote {path}; next: blockgraph check {path}")
     return 0

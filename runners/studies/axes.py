@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as Table
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from blockgraph.errors import Place, Problems, near_miss
-from blockgraph.library import is_path
+from blockgraph.library import stem
 from blockgraph.syntax import Mapping, Scalar, Sequence, Value, describe, plain
 from runners.cache import digest
 from runners.config import RunConfig
@@ -139,10 +138,7 @@ def _given(name: str, value: Value, place: Place, known: Table[tuple[str, str], 
 
 def _word(point: Point) -> str:
     label = point.label
-    if isinstance(label, str):
-        word = Path(label).stem if is_path(label) else label
-    else:
-        word = f"{point.axis.rpartition('.')[2]}{_text(label)}"
+    word = stem(label) if isinstance(label, str) else f"{point.axis.rpartition('.')[2]}{_text(label)}"
     return re.sub(r"[^A-Za-z0-9._-]+", "_", word).strip("_-.")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from blockgraph.errors import Problem, Problems, SpecError
 from blockgraph.graph import Graph
-from blockgraph.library import is_path
+from blockgraph.library import located, names_path
 from blockgraph.op import Op
 from blockgraph.schema import fill
 from blockgraph.syntax import Mapping, Scalar, Sequence, Value, plain, read
@@ -202,7 +202,7 @@ def _rooted(text: Mapping, folder: Path) -> Mapping:
 def _from(value: Value, key: list[str], folder: Path) -> Value:
     match value:
         case Scalar(value=str(word)) if _names_file(key, word):
-            return replace(value, value=str(folder / word))
+            return replace(value, value=str(folder / word) if key[0] in OF_TEXTS else located(word, folder))
         case Scalar():
             return value
         case Sequence():
@@ -215,7 +215,7 @@ def _names_file(key: list[str], word: str) -> bool:
     """Whether a word of a run file is a path: of a text, or of a spec."""
     if key[0] in OF_TEXTS:
         return key[-1] == "path"
-    return key[0] in ("model", "set") and is_path(word)
+    return key[0] in ("model", "set") and names_path(word)
 
 
 def _mapping(text: Mapping, key: str) -> Mapping:

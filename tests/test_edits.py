@@ -1,0 +1,258 @@
+"""Edits: a change written once gives, on any base, the text that a person would have written."""
+
+import difflib
+from pathlib import Path
+
+import pytest
+
+import blockgraph as bg
+from blockgraph.canonical import canonical
+from blockgraph.cli import main
+from blockgraph.edits.layout import Layout
+from blockgraph.errors import SpecError
+from blockgraph.library import located, shipped, shipped_edits, stem
+from blockgraph.load import load
+
+EDITS = tuple(shipped_edits())
+BASES = {"llama3": EDITS, "gemma2": EDITS, "gemma3": EDITS, "olmo2": EDITS}
+THERE = {("gemma2", "soft_cap"), ("gemma3", "qk_norm"), ("gemma3", "qk_fc_norm")}  # what the base has already
+HEAD = ("block:", "model:", "title:", "paper:")
+COMMENTED = """\
+# What this block is for.
+block: mine
+title: "Mine: a block"   # not the paper's
+dims: {d_model: 16, n_heads: 2, d_head: d_model / n_heads}
+inputs: {x: [batch, seq, d_model]}
+nodes:
+  # Attention, all in one group.
+  attn:
+    nodes:
+      qkv: {op: linear, in: x, out: 3 * d_model}   # fused
+      heads:
+        op: split_heads
+        heads: n_heads
+        into: [q, k, v]
+      # Scores of all pairs.
+      bmm1: {op: matmul, in: [heads.q, heads.k],
+             transpose: b, scale: 1 / sqrt(d_head)}
+      mask: {op: causal_mask}                      # nothing later
+      soft: {op: softmax}
+      bmm2: {op: matmul, in: {a: soft, b: heads.v}}
+      merge: {op: merge_heads}
+      proj: {op: linear, out: d_model}
+
+  # The residual.
+  sum: {op: add, in: [x, attn.proj]}
+outputs: {x: sum}   # the stream
+# The end.
+"""
+OWN = """\
+edit: mine
+title: my change
+steps:
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def body(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith(HEAD)]
+
+
+def changed(old: str, new: str) -> list[str]:
+    """Lines that differ, apart from name, title and paper, whatever their columns."""
+    lines = [[" ".join(line.split()) for line in body(text)] for text in (old, new)]
+    return [line for line in difflib.ndiff(*lines) if line[0] in "+-"]
+
+
+def told(*arguments) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        bg.edit(*arguments)
+    return str(caught.value).splitlines()
+
+
+def own(steps: str) -> str:
+    Path("own.yaml").write_text(OWN + steps)
+    return "./own.yaml"
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_on_the_baseline_each_method_gives_the_shipped_block_word_for_word(name):
+    text = bg.edit("baseline", name)
+    assert body(text) == body(shipped()[name].read_text())
+    assert canonical(load(f"baseline + {name}")) == canonical(load(name))
+
+
+@pytest.mark.parametrize(("base", "name"), [(base, name) for base, names in BASES.items() for name in names])
+def test_on_models_of_others_each_gives_a_valid_one_or_says_that_it_is_there(base, name):
+    if (base, name) in THERE:
+        assert "stands there already" in told(base, name)[0]
+        return
+    old = shipped()[base].read_text()
+    text = bg.edit(base, name)
+    Path("new.yaml").write_text(text)
+    graph = load("./new.yaml", size="tiny")
+    assert graph.name == f"{base}_{name}"
+    assert bool(bg.diff(load(base, size="tiny"), graph))
+    assert text == bg.edit(base, name)
+    gone = [line for line in changed(old, text) if line[0] == "-"]
+    assert len(gone) < 40
+    assert [line for line in gone if "#" in line] == []
+
+
+def test_llama_changes_in_the_lines_that_the_edit_names():
+    assert changed(shipped()["llama3"].read_text(), bg.edit("llama3", "qk_norm", "soft_clip")) == [
+        "- rope_q: {op: rope, in: q_heads, base: rope_base, factor: rope_factor, length: rope_length}",
+        "- rope_k: {op: rope, in: k_heads, base: rope_base, factor: rope_factor, length: rope_length}",
+        "+ ln_q: {op: layer_norm, in: q_heads}",
+        "+ ln_k: {op: layer_norm, in: k_heads}",
+        "+ rope_q: {op: rope, in: ln_q, base: rope_base, factor: rope_factor, length: rope_length}",
+        "+ rope_k: {op: rope, in: ln_k, base: rope_base, factor: rope_factor, length: rope_length}",
+        "- bmm2: {op: matmul, in: [softmax, v_groups]}",
+        "+ clip: {op: soft_clip, zeta: 1.03, gamma: -0.03}",
+        "+ bmm2: {op: matmul, in: [clip, v_groups]}",
+    ]
+
+
+def test_every_block_of_a_model_is_edited():
+    graph = load("gemma3 + soft_cap", size="tiny")
+    assert [("attn.cap" in block.nodes) for block in graph.nodes["layers"].blocks] == [True, True]
+
+
+def test_a_norm_that_others_read_stays_for_them():
+    (block,) = load("cohere + qkv_norm", size="tiny").nodes["layers"].blocks
+    assert str(block.nodes["attn.q"].inputs["x"]) == "x"
+    assert str(block.nodes["ff.gate"].inputs["x"]) == "ln"
+
+
+def test_two_edits_compose_in_either_order():
+    both = [load(f"baseline + {a} + {b}") for a, b in (("soft_temp", "soft_cap"), ("soft_cap", "soft_temp"))]
+    assert canonical(both[0]) == canonical(both[1])
+    assert canonical(load("baseline + qk_norm + soft_cap")) == canonical(load("qk_norm_cap"))
+    assert canonical(load("baseline + qk_norm + layer_scale")) == canonical(load("baseline + layer_scale + qk_norm"))
+
+
+def test_a_diff_tells_what_the_edit_says():
+    words = str(bg.diff(load("baseline"), load("baseline + soft_cap"))).splitlines()
+    assert words[0] == "baseline → baseline_soft_cap: 1 added"
+    assert words[1].startswith("added    attn.cap: soft_cap ")
+
+
+def test_comments_layout_and_order_survive_in_any_style():
+    Path("mine.yaml").write_text(COMMENTED)
+    text = bg.edit("./mine.yaml", "qk_norm", "soft_cap", "layer_scale", "sigma_reparam")
+    comments = [line.partition("#")[2] for line in COMMENTED.splitlines() if "#" in line]
+    assert [line.partition("#")[2] for line in text.splitlines() if "#" in line] == comments
+    Path("new.yaml").write_text(text)
+    graph = load("./new.yaml")
+    assert str(graph.nodes["sum"].inputs["1"]) == "attn.scale"
+    assert list(graph.groups) == ["attn"]
+    assert "      # Scores of all pairs.\n      bmm1: {op: matmul, in: [ln_q, ln_k],\n             transpose: b" in text
+    assert "      cap: {op: soft_cap, cap: 50}\n      mask: {op: causal_mask}" in text
+    assert "title: 'Mine: a block + QK layer normalization" in text
+
+
+def test_a_longer_name_moves_the_column_of_its_neighbours():
+    text = "nodes:\n  ln:   {op: a}   # one\n  gate: {op: b}\n"
+    assert Layout(text).put_after(("nodes", "gate"), "ln_gate", "{op: c}").text == (
+        "nodes:\n  ln:      {op: a}  # one\n  gate:    {op: b}\n  ln_gate: {op: c}\n"
+    )
+
+
+def test_nodes_in_braces_are_edited_in_their_line():
+    layout = Layout("nodes: {a: {op: x}, b: {op: y}}\n")
+    assert layout.put_before(("nodes", "b"), "c", "{op: z}").text == "nodes: {a: {op: x}, c: {op: z}, b: {op: y}}\n"
+    assert layout.without(("nodes", "a")).text == "nodes: {b: {op: y}}\n"
+
+
+def test_fields_are_set_and_nodes_replaced():
+    edit = own(
+        "  - {set: {eps: 1e-6}, at: norms}\n  - {replace: acts, by: {op: gelu}}\n"
+        "places: {norms: {is: norm}, acts: {is: activation}}\n"
+    )
+    graph = load(f"baseline + {edit}")
+    assert graph.nodes["attn.ln"].op.eps.value == 1e-6
+    assert graph.nodes["ff.act"].op.name == "gelu"
+    assert changed(shipped()["baseline"].read_text(), bg.edit("baseline", edit))[-2:] == [
+        "- act: {op: squared_relu}", "+ act: {op: gelu}"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_what_is_there_is_not_put_there_twice(name):
+    (line, *_) = told("baseline", name, name)
+    assert ": nothing to do: " in line
+    assert "already" in line
+
+
+def test_a_base_without_the_place_is_told_at_the_word_that_names_it():
+    line, text, caret = told("sigmoid_attention", "soft_cap")
+    assert line.partition("soft_cap.yaml:")[2].startswith("7:53: error: ")
+    assert line.endswith(
+        "sigmoid_attention.yaml: the block sigmoid_block has no 'mask', because it has no 'scores': "
+        "matmul that feeds softmax through limit, mask, scale, add"
+    )
+    assert text[caret.index("^") :].startswith("mask}")
+
+
+@pytest.mark.parametrize(
+    ("steps", "place", "message"),
+    [
+        ("  - {put: {op: soft_cap}, as: cap, before: maks}\n", "4:46", "no place is called 'maks'; did you mean 'mask'?"),
+        ("  - {put: {op: soft_cup}, as: cap, before: mask}\n", "4:16",
+         "no op is called 'soft_cup'; did you mean 'soft_cap'?"),
+        ("  - {put: {op: soft_cap}, before: mask}\n", "4:6", "'put' goes with `as: NAME` and one of `after` and `before`"),
+        ("  - {replace: linears}\n", "4:6", "'replace' goes with `by: ...`"),
+        ("  - {put: {op: soft_cap}, as: cap, befor: mask}\n", "4:38", "unknown key 'befor'; did you mean 'before'?"),
+        ("  - {after: mask}\n", "4:5", "a step has one verb of put, remove, replace, set, wrap"),
+        ("  - {remove: heads}\nplaces: {heads: {is: haeds}}\n", "5:22",
+         "no op and no role is called 'haeds'; `blockgraph ops` lists the ops"),
+        ("  - {put: {op: soft_cap, cap: -5}, as: cap, before: mask}\n", "4:6",
+         "mine does not fit {base}: attn.cap (soft_cap): cap must be greater than 0, found -5"),
+        ("  - {put: {op: relu}, as: act, before: product}\nplaces: {product: {is: matmul}}\n", "4:6",
+         "mine does not fit {base}: attn.bmm1 reads 2 values; a place found by what it `reads` says which"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_an_edit_is_told_where_it_stands(steps, place, message):
+    Path("base.yaml").write_text(shipped()["baseline"].read_text())
+    line = told("./base.yaml", own(steps))[0]
+    assert line == f"own.yaml:{place}: error: {message.replace('{base}', 'base.yaml')}"
+
+
+def test_a_base_at_fault_is_told_as_it_lies_there():
+    Path("base.yaml").write_text(shipped()["baseline"].read_text().replace("op: rope,", "op: rop,"))
+    assert told("./base.yaml", "qk_norm")[0].startswith("base.yaml:16:21: error: no op is called 'rop'")
+
+
+def test_expressions_stand_wherever_a_spec_is_named(capsys):
+    assert main(["check", "baseline + qk_norm + soft_cap"]) == 0
+    assert main(["check", "gpt", "--set", "block=baseline + qk_norm", "--set", "size=tiny"]) == 0
+    assert main(["check", "gpt + qk_norm"]) == 0
+    assert main(["check", "baseline + qk_nrom"]) == 1
+    assert "no edit is called 'qk_nrom'; did you mean 'qk_norm'?" in capsys.readouterr().err
+
+
+def test_the_whole_text_of_a_model_holds_the_edited_block():
+    graph = load("gpt", block="baseline + qk_norm", size="tiny")
+    Path("whole.yaml").write_text(bg.text(graph))
+    assert canonical(load("./whole.yaml")) == canonical(graph)
+    assert canonical(graph) == canonical(load("gpt", block="qk_norm", size="tiny"))
+
+
+def test_names_of_edited_specs_are_safe_and_their_paths_are_found():
+    assert stem("./deep/mine.yaml + qk_norm") == "mine_qk_norm"
+    assert located("./mine.yaml + qk_norm + ./e.yaml", Path("/a")) == "/a/mine.yaml + qk_norm + /a/e.yaml"
+
+
+def test_the_command_writes_a_checked_file_or_none(capsys):
+    assert main(["edit", "llama3", "--apply", "qk_norm", "--apply", "soft_cap", "-o", "mine.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "wrote mine.yaml"
+    assert Path("mine.yaml").read_text().startswith("model: mine\ntitle: Llama 3 + QK layer normalization + softmax")
+    assert load("./mine.yaml", size="tiny").name == "mine"
+    assert main(["edit", "mine.yaml", "--apply", "soft_cap", "-o", "again.yaml"]) == 1
+    assert not Path("again.yaml").exists()
+    assert main(["edit", "--list"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == list(EDITS)
