@@ -4,6 +4,9 @@ import difflib
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+from train_case import series, train, write_case
 
 import blockgraph as bg
 from blockgraph.canonical import canonical
@@ -12,10 +15,18 @@ from blockgraph.edits.layout import Layout
 from blockgraph.errors import SpecError
 from blockgraph.library import located, shipped, shipped_edits, stem
 from blockgraph.load import load
+from blockgraph.ops import OPS
+from runners.studies.file import load as study
 
 EDITS = tuple(shipped_edits())
-BASES = {"llama3": EDITS, "gemma2": EDITS, "gemma3": EDITS, "olmo2": EDITS}
+BASES = {
+    "llama3": EDITS,
+    "olmo2": EDITS,
+    "gemma2": ("qk_norm", "qkv_norm", "qk_fc_norm", "layer_scale", "soft_cap"),
+    "gemma3": ("qk_norm", "qk_norm_cap", "qk_fc_norm", "sigma_reparam", "soft_cap", "soft_clip", "soft_temp"),
+}
 THERE = {("gemma2", "soft_cap"), ("gemma3", "qk_norm"), ("gemma3", "qk_fc_norm")}  # what the base has already
+LLAMA = ["set.n_kv_heads=1", "set.d_ff=32"]
 HEAD = ("block:", "model:", "title:", "paper:")
 COMMENTED = """\
 # What this block is for.
@@ -64,8 +75,8 @@ def body(text: str) -> list[str]:
 
 def changed(old: str, new: str) -> list[str]:
     """Lines that differ, apart from name, title and paper, whatever their columns."""
-    lines = [[" ".join(line.split()) for line in body(text)] for text in (old, new)]
-    return [line for line in difflib.ndiff(*lines) if line[0] in "+-"]
+    lines = [[" " + " ".join(line.split()) for line in body(text)] for text in (old, new)]
+    return [line for line in difflib.unified_diff(*lines, n=0, lineterm="") if line[:2] in ("+ ", "- ")]
 
 
 def told(*arguments) -> list[str]:
@@ -96,11 +107,23 @@ def test_on_models_of_others_each_gives_a_valid_one_or_says_that_it_is_there(bas
     Path("new.yaml").write_text(text)
     graph = load("./new.yaml", size="tiny")
     assert graph.name == f"{base}_{name}"
-    assert bool(bg.diff(load(base, size="tiny"), graph))
-    assert text == bg.edit(base, name)
+    assert canonical(graph) != canonical(load(base, size="tiny"))
     gone = [line for line in changed(old, text) if line[0] == "-"]
     assert len(gone) < 40
     assert [line for line in gone if "#" in line] == []
+
+
+def test_an_edited_text_is_the_same_every_time():
+    assert bg.edit("llama3", "qkv_norm") == bg.edit("llama3", "qkv_norm")
+
+
+@pytest.mark.parametrize("spec", [*(f"llama3 + {name}" for name in EDITS), "olmo2 + qk_norm", "gemma3 + soft_cap"])
+def test_edited_models_compute_and_have_finite_gradients(spec):
+    model = bg.compile(spec, size="tiny")
+    tokens = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(0))
+    F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
+    grads = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert [name for name, grad in grads.items() if grad is None or not grad.isfinite().all()] == []
 
 
 def test_llama_changes_in_the_lines_that_the_edit_names():
@@ -148,7 +171,7 @@ def test_comments_layout_and_order_survive_in_any_style():
     assert [line.partition("#")[2] for line in text.splitlines() if "#" in line] == comments
     Path("new.yaml").write_text(text)
     graph = load("./new.yaml")
-    assert str(graph.nodes["sum"].inputs["1"]) == "attn.scale"
+    assert [str(ref) for ref in graph.nodes["sum"].inputs.values()] == ["x", "attn.scale"]
     assert list(graph.groups) == ["attn"]
     assert "      # Scores of all pairs.\n      bmm1: {op: matmul, in: [ln_q, ln_k],\n             transpose: b" in text
     assert "      cap: {op: soft_cap, cap: 50}\n      mask: {op: causal_mask}" in text
@@ -201,17 +224,19 @@ def test_a_base_without_the_place_is_told_at_the_word_that_names_it():
 @pytest.mark.parametrize(
     ("steps", "place", "message"),
     [
-        ("  - {put: {op: soft_cap}, as: cap, before: maks}\n", "4:46", "no place is called 'maks'; did you mean 'mask'?"),
+        ("  - {put: {op: soft_cap}, as: cap, before: maks}\n", "4:44",
+         "no place is called 'maks'; did you mean 'mask'?"),
         ("  - {put: {op: soft_cup}, as: cap, before: mask}\n", "4:16",
          "no op is called 'soft_cup'; did you mean 'soft_cap'?"),
-        ("  - {put: {op: soft_cap}, before: mask}\n", "4:6", "'put' goes with `as: NAME` and one of `after` and `before`"),
+        ("  - {put: {op: soft_cap}, before: mask}\n", "4:6",
+         "'put' goes with `as: NAME` and one of `after` and `before`"),
         ("  - {replace: linears}\n", "4:6", "'replace' goes with `by: ...`"),
-        ("  - {put: {op: soft_cap}, as: cap, befor: mask}\n", "4:38", "unknown key 'befor'; did you mean 'before'?"),
+        ("  - {put: {op: soft_cap}, as: cap, befor: mask}\n", "4:36", "unknown key 'befor'; did you mean 'before'?"),
         ("  - {after: mask}\n", "4:5", "a step has one verb of put, remove, replace, set, wrap"),
         ("  - {remove: heads}\nplaces: {heads: {is: haeds}}\n", "5:22",
          "no op and no role is called 'haeds'; `blockgraph ops` lists the ops"),
         ("  - {put: {op: soft_cap, cap: -5}, as: cap, before: mask}\n", "4:6",
-         "mine does not fit {base}: attn.cap (soft_cap): cap must be greater than 0, found -5"),
+         "mine does not fit {base}: attn.cap (soft_cap): cap: must be finite and positive, found -5"),
         ("  - {put: {op: relu}, as: act, before: product}\nplaces: {product: {is: matmul}}\n", "4:6",
          "mine does not fit {base}: attn.bmm1 reads 2 values; a place found by what it `reads` says which"),
     ],
@@ -240,6 +265,39 @@ def test_the_whole_text_of_a_model_holds_the_edited_block():
     Path("whole.yaml").write_text(bg.text(graph))
     assert canonical(load("./whole.yaml")) == canonical(graph)
     assert canonical(graph) == canonical(load("gpt", block="qk_norm", size="tiny"))
+
+
+def test_a_study_crosses_edits_and_its_cells_have_safe_names(tmp_path):
+    write_case(tmp_path)
+    Path("own").mkdir()
+    Path("own/mine.yaml").write_text(shipped()["baseline"].read_text())
+    Path("study.yaml").write_text(
+        "base: run.yaml\nrun: {tokenizer: {vocab: 300}}\n"
+        "grid: {block: [baseline, baseline + qk_norm, ./own/mine.yaml + soft_cap]}\n"
+    )
+    cells = study(Path("study.yaml"), OPS).cells
+    assert [cell.name for cell in cells] == ["baseline", "baseline_qk_norm", "mine_soft_cap"]
+    assert cells[2].run.config.set["block"] == f"{tmp_path}/own/mine.yaml + soft_cap"
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("gpt", ["set.block=baseline + qk_norm + soft_cap"]),
+        ("llama3 + qk_norm + layer_scale", LLAMA),
+        ("olmo2 + qkv_norm", LLAMA),
+        ("gemma2 + qk_norm", [*LLAMA, "set.d_head=8", "set.d_query=8", "set.window=4"]),
+    ],
+)
+def test_edited_models_train_and_their_run_holds_the_whole_text(tmp_path, model, settings):
+    run = write_case(tmp_path)
+    set_ = ["set={n_layers: 2, d_model: 16, n_heads: 2}", "train.steps=4", f"model={model}"]
+    assert train(run, tmp_path / "out", *set_, *settings) == 0
+    whole = load(tmp_path / "out/model.yaml")
+    assert [name for name in whole.source["slots"].values() if "+" in name or name not in whole.source["blocks"]] == []
+    losses = [row["loss"] for row in series(tmp_path / "out")]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
 
 
 def test_names_of_edited_specs_are_safe_and_their_paths_are_found():

@@ -15,11 +15,12 @@ FOLDERS = {
     "linears",
     "specs/models": "models, with their sizes as data",
     "specs/zoo": "published models, and the maps by which Hugging Face checkpoints become them and back",
+    "specs/edits": "the paper's nine methods as edits, and the places that edits name",
     "specs/runs": "run files",
     "specs/studies": "study files: the papers' experiments, at full size and as proxies for two CPU cores",
     "tests": "sorted by what they need: pure Python, torch, several gloo processes (dist), a GPU (gpu)",
     "schema": "the JSON Schema for editors",
-    "docs": "a gallery of all specs, results of studies, probes, reliability, sampling, the log, the data's origin",
+    "docs": "a gallery of all specs, results of studies, probes, edits, reliability, sampling, the log, the data's origin",
     "tools": "setting up, the gallery, and this tree",
     "benchmarks": "one script a question, each printing one table",
 }

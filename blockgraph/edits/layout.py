@@ -122,10 +122,11 @@ class Layout:
     def column(self, keys: Keys) -> int | None:
         """The column in which most values of a mapping stand below one another; None where they do not."""
         pairs = self.aligned(keys)
-        if len({len(key.value) for key, _ in pairs}) < 2:
+        if not pairs:
             return None
         column, count = Counter(value.start_mark.column for _, value in pairs).most_common(1)[0]
-        return column if 2 * count > len(pairs) else None
+        lengths = {len(key.value) for key, value in pairs if value.start_mark.column == column}
+        return column if 2 * count > len(pairs) and len(lengths) > 1 else None
 
     def aligned(self, keys: Keys) -> list[Pair]:
         """Members whose value stands beside its key."""
