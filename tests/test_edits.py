@@ -286,7 +286,6 @@ def test_a_study_crosses_edits_and_its_cells_have_safe_names(tmp_path):
         ("gpt", ["set.block=baseline + qk_norm + soft_cap"]),
         ("llama3 + qk_norm + layer_scale", LLAMA),
         ("olmo2 + qkv_norm", LLAMA),
-        ("gemma2 + qk_norm", [*LLAMA, "set.d_head=8", "set.d_query=8", "set.window=4"]),
     ],
 )
 def test_edited_models_train_and_their_run_holds_the_whole_text(tmp_path, model, settings):
