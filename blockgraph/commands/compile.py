@@ -15,7 +15,7 @@ from blockgraph.passes import AUTO, EXPLICIT, fuse
 HELP = "write the module as readable Python that needs torch alone"
 EXAMPLE = """blockgraph compile gpt --set block=qk_norm --set size=small -o module.py
   blockgraph compile soft_cap --explain --seq 4096 --precision bf16 --device cpu
-  blockgraph compile llama3 --set size=8b --cache --explain"""
+  blockgraph compile gpt --set size=paper --cache --explain"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

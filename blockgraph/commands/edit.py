@@ -14,7 +14,7 @@ from blockgraph.load import edited_text
 from blockgraph.names import check_name
 
 HELP = "apply changes that are written once to any spec; writes a whole new one"
-EXAMPLE = """blockgraph edit llama3 --apply qk_norm --apply soft_cap -o my_llama.yaml
+EXAMPLE = """blockgraph edit baseline --apply qk_norm --apply soft_cap -o my_block.yaml
   blockgraph edit baseline --apply ./my_edit.yaml
   blockgraph edit --list"""
 SCHEMA = "# yaml-language-server: $schema="
