@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from blockgraph.kernels.base import GraphModule
 
-MESSAGE_BYTES = 2**26  # of all processes together; what is in flight takes little beside the parameter
+MESSAGE_BYTES = 2**25  # of all processes together; what is in flight takes little beside the parameter
 Send = Callable[[Tensor, Tensor], object]  # the second from every process, put together in the first
 
 
@@ -75,7 +75,7 @@ class Rows:
         """All rows, in the dtype of the compute."""
         whole = shard.new_empty(self.shape, dtype=self.dtype)
         for first, count in self._pieces():
-            sent = whole.new_zeros(count, *self.shape[1:])
+            sent = whole.new_empty(count, *self.shape[1:])
             mine = shard[first : first + count]
             sent[: len(mine)] = mine
             found = whole.new_empty(self.shards, *sent.shape)
@@ -89,7 +89,7 @@ class Rows:
         """The mean over all processes, of the rows that this one holds."""
         shard = gradient.new_empty(self.held, *self.shape[1:], dtype=torch.float32)
         for first, count in self._pieces():
-            sent = shard.new_zeros(self.shards, count, *self.shape[1:])
+            sent = shard.new_empty(self.shards, count, *self.shape[1:])
             for number in range(self.shards):
                 start, end = self._rows(number, first, count)
                 sent[number, : end - start] = gradient[start:end]

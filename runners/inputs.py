@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 
+import blockgraph
 from blockgraph import canonical
 from blockgraph.graph import Graph
 from blockgraph.model import build as model_of
@@ -15,6 +16,7 @@ from runners import cache, compiling, sharding, shards, tokenizer
 from runners.compiling import EAGER, Compiling
 from runners.lowering import begun_with, lowered, recorded
 from runners.objective import Objective, objective
+from runners.room import Room, room
 from runners.runfile import RunFile
 from runners.spec import graph_of, series_of
 from runners.speed import keep_memory
@@ -71,9 +73,14 @@ def lowered_for(run: RunFile, inputs: Inputs, world: World, kept: Mapping[str, s
     return replace(inputs, graph=graph, objective=replace(inputs.objective, graph=trained), compiling=chosen)
 
 
+def room_for(inputs: Inputs, world: World) -> Room:
+    """What the state of the model takes of this machine's memory."""
+    return room(blockgraph.cost(inputs.graph).parameters, world.pieces, world.launch.here)
+
+
 def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     """The model of a run, placed on its device with its first weights, and what takes its steps."""
-    keep_memory()
+    keep_memory(room_for(inputs, world).tight)
     with torch.device("meta"):
         graph = inputs.objective.graph
         readings = readings_of(graph, series_of(run, inputs.graph))

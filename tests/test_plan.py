@@ -182,7 +182,7 @@ def test_embedding_and_head_larger_than_a_layer_are_whole_one_at_a_time(tmp_path
     setting = Setting(SEQ, DTYPES[precision], RANKS, NOTHING, again=micro < MICRO)
     moment = max(rehearse(made.graph, made.loss(0.0, compiled=False), setting, micro), key=total)
     assert total(moment) == pytest.approx(most, rel=TOLERANCE)
-    size, small = 8001 * SIZE["d_model"] * DTYPES[precision].itemsize, 2 * 2**17
+    size, small = 8001 * SIZE["d_model"] * DTYPES[precision].itemsize, 2**18
     assert moment.get("gathered", 0) < size + small
     assert moment.get("reduced", 0) < 1.6 * size + small
 
