@@ -78,8 +78,8 @@ def room_for(inputs: Inputs, world: World) -> Room:
     return room(blockgraph.cost(inputs.graph).parameters, world.pieces, world.launch.here)
 
 
-def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
-    """The model of a run, placed on its device with its first weights, and what takes its steps."""
+def build(run: RunFile, inputs: Inputs, world: World, begins: bool = True) -> Trainer:
+    """The model of a run, placed on its device with its first weights if it begins, and what takes its steps."""
     keep_memory(room_for(inputs, world).tight)
     with torch.device("meta"):
         graph = inputs.objective.graph
@@ -88,6 +88,6 @@ def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     compiled = inputs.compiling.on
     if compiled:
         compiling.keep_kernels()
-    sharding.place(model, run.config.train, world, compiled)
+    sharding.place(model, run.config.train, world, compiled, begins)
     loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
     return Trainer(model, run.config, inputs.data, world, compiled, loss, inputs.objective.cap)

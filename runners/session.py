@@ -64,7 +64,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
     if saved:
         _refuse_others(run, directory, saved, inputs)
     inputs = lowered_for(run, inputs, world, saved.state["inputs"] if saved else None)
-    trainer = build(run, inputs, world)
+    trainer = build(run, inputs, world, begins=saved is None)
     if world.leads:
         checkpoints.require(COPY_BYTES * trainer.count)
     _describe(run, directory, inputs, trainer)

@@ -13,10 +13,11 @@ from runners.world import World
 HOLDERS = "shared__"
 
 
-def place(model: GraphModule, config: Train, world: World, compiled: bool) -> None:
+def place(model: GraphModule, config: Train, world: World, compiled: bool, begins: bool = True) -> None:
     """Give a model made on the meta device its memory on this process's device, in place.
 
-    Values follow from the seed and the names, so they are those of a single process, whatever the world.
+    Values follow from the seed and the names, so they are those of a single process, whatever the world. A run that
+    does not begin here draws none, for all of them come from its checkpoint.
     """
     if compiled:
         for block in model.blocks():
@@ -24,7 +25,10 @@ def place(model: GraphModule, config: Train, world: World, compiled: bool) -> No
     if world.mesh:
         _shard(model, config, world)
     model.to_empty(device=world.device)
-    model.initialize(config.seed)
+    if begins:
+        model.initialize(config.seed)
+    else:
+        model.forget()
 
 
 def _shard(model: GraphModule, config: Train, world: World) -> None:
