@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,11 @@ from runners.planning import holdings, plan
 from runners.spec import graph_of, vocab_of
 
 RANKS = 4
-SIZES = {"small": {"vocab": 16_000, "n_layers": 2, "d_model": 512, "n_heads": 8}, "full": {"vocab": 256_000}, "quarter": {"vocab": 64_000, "n_layers": 6}}
+SIZES = {
+    "small": {"vocab": 16_000, "n_layers": 2, "d_model": 512, "n_heads": 8},
+    "full": {"vocab": 256_000},
+    "quarter": {"vocab": 64_000, "n_layers": 6},
+}
 PERIOD = 0.2  # seconds between two readings
 LEAST_FREE = 1.5e9  # bytes of the machine, below which a run is ended
 GB = 1e9
@@ -44,26 +47,30 @@ IMPORTED = "import runners.session, torch._dynamo, torch.distributed.fsdp, time;
 
 @dataclass
 class Watched:
-    """The most that processes took together, in bytes, by the phase they were in; their proportional shares added."""
+    """The most that processes took together, in bytes, by the phase they were in; their proportional shares added.
+
+    They are killed once there is a file `until`, and where the machine's memory comes to an end.
+    """
 
     phase: str
+    until: Path | None = None
     most: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def follow(self, parent: int, over: threading.Event) -> None:
-        """Read until it is over; end the processes where the machine's memory is."""
+        """Read until it is over."""
         while not over.wait(PERIOD):
             phase, found = self.phase, sum(map(share, children(parent)))
             self.most[phase] = max(self.most.get(phase, 0), found)
             self.seconds[phase] = self.seconds.get(phase, 0.0) + PERIOD
-            if free() < LEAST_FREE:
+            if free() < LEAST_FREE or (self.until and self.until.exists()):
                 for pid in children(parent):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
 
 
 def main() -> None:
-    """Print a line for each phase of a run that is stopped after its first step and goes on."""
+    """Print a line for each phase of a run that is killed after its first checkpoint and goes on."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("size", nargs="?", choices=SIZES, default="full")
     parser.add_argument("--folder", type=Path, help="where the run is kept (default: a folder that is removed)")
@@ -84,8 +91,8 @@ def measure(size: str, folder: Path) -> dict[str, tuple[int, int, float]]:
     (folder / "words.txt").write_text("\n".join(f"the {n} small words of line {n * 7919 % 1009}." for n in range(2000)))
     os.environ.setdefault("BLOCKGRAPH_CACHE", str(folder / "cache"))
     expected, programs = planned(file), imported()
-    first = started(file, folder, {"peak": "the first step", "step 1/2": "saving"}, stop=True)
-    second = started(file, folder, {"goes on": "a step after going on", "step 2/2": "saving again"}, stop=False)
+    first = started(file, folder, {"peak": "the first step", "step 1/2": "saving"}, killed=True)
+    second = started(file, folder, {"goes on": "a step after going on", "step 2/2": "saving again"}, killed=False)
     rows = {"programs alone": (0, programs, 0.0)}
     for phase in [*first.most, *second.most]:
         found = second if phase in second.most else first
@@ -107,35 +114,32 @@ def planned(file: Path) -> dict[str, int]:
     return {"the first step": first, "a step after going on": fullest, "saving": saved, "saving again": saved}
 
 
-def started(file: Path, folder: Path, phases: dict[str, str], stop: bool) -> Watched:
-    """The run on four processes, to its end or stopped while it takes its first step."""
+def started(file: Path, folder: Path, phases: dict[str, str], killed: bool) -> Watched:
+    """The run on four processes, to its end or killed when it has written its first checkpoint."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
     command = [*launcher, "--shutdown-timeout", "600", "-m", "runners.train", str(file), "--out", str(folder / "run")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    watched, over = Watched("starting" if stop else "starting and loading"), threading.Event()
+    first = folder / "run" / "checkpoints" / "step-00000001"
+    watched = Watched("starting", first) if killed else Watched("starting and loading")
+    over = threading.Event()
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
         thread = threading.Thread(target=watched.follow, args=(run.pid, over))
         thread.start()
         assert run.stdout
         try:
-            _read(run.stdout, watched, phases, run if stop else None)
+            _read(run.stdout, watched, phases)
         finally:
             over.set()
             thread.join()
-    expected = 1 if stop else 0
-    assert run.returncode == expected, f"the run ended with {run.returncode}"
+    assert killed or run.returncode == 0, f"the run ended with {run.returncode}"
+    assert first.exists(), "the run was killed before its first checkpoint, for memory"
     return watched
 
 
-def _read(lines: IO[str], watched: Watched, phases: dict[str, str], stopped: "subprocess.Popen[str] | None") -> None:
+def _read(lines: IO[str], watched: Watched, phases: dict[str, str]) -> None:
     for line in lines:
         print(line, end="", file=sys.stderr)
-        name = next((name for name in phases if line.startswith(name)), None)
-        if name:
-            watched.phase = phases[name]
-        if name == "peak" and stopped:
-            time.sleep(1.0)
-            stopped.send_signal(signal.SIGTERM)
+        watched.phase = next((phase for start, phase in phases.items() if line.startswith(start)), watched.phase)
 
 
 def imported() -> int:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.profiler import ProfilerActivity, profile
 
 import blockgraph as bg
+from blockgraph.apart import Rows
 from blockgraph.ledger import BACKWARD
 from blockgraph.memory import Setting, rehearse, timeline
 from blockgraph.recompute import EVERYTHING, NOTHING
@@ -185,6 +187,28 @@ def test_embedding_and_head_larger_than_a_layer_are_whole_one_at_a_time(tmp_path
     size, small = 8001 * SIZE["d_model"] * DTYPES[precision].itemsize, 2**18
     assert moment.get("gathered", 0) < size + small
     assert moment.get("reduced", 0) < 1.6 * size + small
+
+
+def test_no_rank_ever_holds_more_than_one_large_parameter_whole(tmp_path, mesh, monkeypatch):
+    run, graph = run_of(tmp_path, "train.micro_batch=2"), graph_of("baseline", vocab=8001)
+    large = {f"{name}.weight": (8001, SIZE["d_model"]) for name in ("embed", "head")}
+    real, alive, made, gather = trainer(run, graph, mesh), [], [], Rows.gather
+
+    def watched(self, shard):
+        assert [ref() for ref in alive] == [None] * len(alive)
+        whole = gather(self, shard)
+        alive.append(weakref.ref(whole))
+        made.append(whole.shape)
+        return whole
+
+    monkeypatch.setattr(Rows, "gather", watched)
+    real.step(1)
+    assert made == [*large.values()] * 2  # in each of two micro-batches
+    held = {name: tuple(weight.shape) for name, weight in real.parameters.items() if weight.shape[0] == 8001}
+    assert held == large
+    assert all(weight.to_local().shape[0] == 2001 for name, weight in real.parameters.items() if name in large)
+    root = real.model._get_fsdp_state()._fsdp_param_group.fsdp_params
+    assert [tuple(each.sharded_param.shape) for each in root] == [(SIZE["d_model"],)]  # the last norm
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "stable_adamw", "muon"])
