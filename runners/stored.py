@@ -52,6 +52,9 @@ class Stored(Mapping[str, Tensor]):
         """Set a tensor, or this process's shard of it, from the one of this name."""
         local(x).copy_(self.rows(name, *_held(x)))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._holders  # a Mapping's own way is to read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._holders)
 
