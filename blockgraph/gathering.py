@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blockgraph.apart import Rows, made_whole, outsized, read_through
 from blockgraph.kernels.base import GraphModule
 from blockgraph.ledger import GATHERED, GRADIENTS, REDUCED, Ledger, tensors
 
@@ -31,7 +32,8 @@ class Gathering:
 
     A unit is gathered into a flat buffer and from there into its weights, in the backward pass one unit ahead. Its
     gradients are reduced once all are there, from one copy in fp32 that stays until that of the next unit. `again` says
-    that earlier micro-batches have left gradients, whole and in fp32, to which those of this one are added.
+    that earlier micro-batches have left gradients, whole and in fp32, to which those of this one are added. A parameter
+    outside the units that outweighs each of them is whole only while it is read, and its gradient is reduced at once.
     """
 
     def __init__(self, model: GraphModule, ledger: Ledger, ranks: int, dtype: torch.dtype, again: bool):
@@ -39,7 +41,9 @@ class Gathering:
         self.ledger, self.ranks, self.dtype, self.again = ledger, ranks, dtype, again
         owner = {weight: number for number, unit in enumerate(units) for weight in unit.parameters()}
         owner |= dict.fromkeys(shared(units), len(units))
-        self.group: dict[Tensor, int] = {weight: owner.get(weight, len(units)) for weight in model.parameters()}
+        apart = self._apart(model)
+        together = [weight for weight in model.parameters() if weight not in apart]
+        self.group: dict[Tensor, int] = {weight: owner.get(weight, len(units)) for weight in together}
         self.groups: list[list[Tensor]] = [[] for _ in range(len(units) + 1)]
         for weight, group in self.group.items():
             weight.data = weight.data.to(dtype)
@@ -50,13 +54,16 @@ class Gathering:
             unit.register_forward_pre_hook(partial(self._enter, number))
             unit.register_forward_hook(partial(self._leave, number))
         model.register_forward_hook(lambda *_: ledger.hold(GATHERED, self.whole[-1]))
-        self.kept = self._fp32(weight.numel() for weight in self.group) if again else 0
+        self.kept = self._fp32(weight.numel() for weight in (*self.group, *apart)) if again else 0
         ledger.hold(GRADIENTS, self.kept)
         ledger.hold(GATHERED, 2 * self.whole[-1])
 
     def collect(self, weight: Tensor) -> None:
-        """A gradient is whole; with the last one of its group all are reduced."""
+        """A gradient is whole; with the last one of its group all are reduced. Those of shards are already."""
         assert weight.grad is not None
+        if weight not in self.group:
+            self._keep(weight)
+            return
         self.ledger.move(weight.grad, REDUCED)
         if self.again and self.dtype is torch.float32:
             weight.grad = None  # autograd has added it to the one that is there
@@ -64,6 +71,23 @@ class Gathering:
         self.left[group] -= 1
         if not self.left[group]:
             self._reduce(group)
+
+    def _keep(self, shard: Tensor) -> None:
+        assert shard.grad is not None
+        self.ledger.move(shard.grad, GRADIENTS)
+        if self.again:
+            shard.grad = None  # it has been added to the one that is there
+
+    def _apart(self, model: GraphModule) -> set[nn.Parameter]:
+        """Leave a shard of each large parameter in its place, from which it is made whole when it is read."""
+        found = {weight: self._whole(weight.shape) for weight in outsized(model)}
+        for weight in found:
+            weight.data = torch.empty(shard(weight.shape[:1], self.ranks), *weight.shape[1:])
+        read_through(model, lambda weight: made_whole(weight, found[weight]), found)
+        return set(found)
+
+    def _whole(self, shape: torch.Size) -> "_Rehearsed":
+        return _Rehearsed(Rows(shape, self.ranks, 0, self.dtype, _send, _send), self.ledger)
 
     def _enter(self, unit: int, *_: Any) -> None:
         """Before the first unit, what is outside them has just been gathered."""
@@ -96,3 +120,23 @@ class Gathering:
 
     def _fp32(self, entries: Iterable[int]) -> int:
         return REDUCE_BYTES * sum(entries)
+
+
+class _Rehearsed:
+    """What `rows` does, in memory alone."""
+
+    def __init__(self, rows: Rows, ledger: Ledger):
+        self.rows, self.ledger = rows, ledger
+
+    def gather(self, shard: Tensor) -> Tensor:
+        with self.ledger.counting(GATHERED):
+            return self.rows.gather(shard)
+
+    def reduce(self, gradient: Tensor) -> Tensor:
+        self.ledger.move(gradient, REDUCED)
+        with self.ledger.counting(REDUCED):
+            return self.rows.reduce(gradient)
+
+
+def _send(found: Tensor, sent: Tensor) -> None:
+    """No message; both tensors are there already."""

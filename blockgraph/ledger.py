@@ -2,6 +2,8 @@
 
 import weakref
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -60,6 +62,13 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known[_key(tensor)] = kind, size
         self.live[before] -= size
         self.live[kind] += size
+
+    @contextmanager
+    def counting(self, kind: str) -> Iterator[None]:
+        """Count what is made in the block under this kind."""
+        before, self.kind = self.kind, kind
+        yield
+        self.kind = before
 
     def hold(self, kind: str, size: int) -> None:
         """Count bytes for which no tensor is made here, in place of those held before under this kind."""

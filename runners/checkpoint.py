@@ -5,19 +5,19 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from blockgraph.files import sync
 from runners.cache import file_digest
+from runners.stored import Stored
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -34,33 +34,9 @@ class Checkpoint:
     step: int
     state: dict[str, Any]
 
-    def tensors(self, name: str) -> "Stored":
+    def tensors(self, name: str) -> Stored:
         """The tensors saved under `name`."""
         return Stored(sorted(self.path.glob(f"{name}*.safetensors")))
-
-
-class Stored(Mapping[str, Tensor]):
-    """Tensors in files, read when they are asked for, onto the CPU.
-
-    One that stands in several files was cut along its first axis, in the order of the files.
-    """
-
-    def __init__(self, files: list[Path]):
-        self._holders: dict[str, list[Any]] = {}
-        for file in files:
-            opened: Any = safe_open(file, "pt")
-            for name in opened.keys():  # noqa: SIM118
-                self._holders.setdefault(name, []).append(opened)
-
-    def __getitem__(self, name: str) -> Tensor:
-        parts = [file.get_tensor(name) for file in self._holders[name]]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._holders)
-
-    def __len__(self) -> int:
-        return len(self._holders)
 
 
 class Checkpoints:

@@ -67,11 +67,11 @@ class _Loss(torch.autograd.Function):
         dweight_VD, dbias_V = torch.empty_like(weight_VD), None if bias_V is None else torch.empty_like(bias_V)
         for part, local_N in _parts(len(weight_VD), targets_N):
             bias = None if bias_V is None else bias_V[part]
-            dx, dweight, dbias = bodies[1](x_ND, weight_VD[part], bias, local_N, cap, log_z_N, slope_N, hit_N)
+            dx, dweight, *dbias = bodies[1](x_ND, weight_VD[part], bias, local_N, cap, log_z_N, slope_N, hit_N)
             dx_ND.add_(dx)
             dweight_VD[part] = dweight
             if dbias_V is not None:
-                dbias_V[part] = dbias
+                dbias_V[part] = dbias[0]
         return dx_ND.to(x_ND.dtype), dweight_VD, dbias_V, None, None, None
 
 
@@ -104,8 +104,8 @@ def _gradients(
     log_z_N: Tensor,
     slope_N: Tensor,
     hit_N: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What one part adds to the gradient of x, and the gradients of its own weights and biases.
+) -> tuple[Tensor, ...]:
+    """What one part adds to the gradient of x, and the gradients of its own weights and, if it has any, biases.
 
     The gradient of a logit is `slope * probability`, less `hit` where it is the target's.
     """
@@ -117,7 +117,9 @@ def _gradients(
     if falls_NC is not None:
         dlogits_NC.mul_(falls_NC)
     given_NC = dlogits_NC.to(x_ND.dtype)
-    return given_NC @ weight_CD.to(x_ND.dtype), given_NC.mT @ x_ND, given_NC.sum(0, dtype=torch.float32)
+    gradients = given_NC @ weight_CD.to(x_ND.dtype), given_NC.mT @ x_ND
+    # On a CPU this sum takes a copy in fp32.
+    return gradients if bias_C is None else (*gradients, given_NC.sum(0, dtype=torch.float32))
 
 
 def _logits(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None, cap: float | None) -> Tensor:

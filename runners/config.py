@@ -179,7 +179,12 @@ class Checkpoint(Fields):
 
     every: int = Field(100, gt=0, description="steps between two checkpoints; the last step always has one")
     keep: int = Field(2, ge=2, description="newest checkpoints kept; two, so that a damaged one loses little")
-    background: bool = Field(True, alias="async", description="write while the training goes on; the state is copied")
+    background: Literal["auto", True, False] = Field(
+        "auto",
+        alias="async",
+        description="write while the training goes on, from a copy of the state; auto: where that copy takes at most "
+        "a quarter of the machine's memory",
+    )
 
 
 def _setting(value: Any) -> int | str:

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 
+import blockgraph
 from blockgraph import canonical
 from blockgraph.graph import Graph
 from blockgraph.model import build as model_of
@@ -15,6 +16,7 @@ from runners import cache, compiling, sharding, shards, tokenizer
 from runners.compiling import EAGER, Compiling
 from runners.lowering import begun_with, lowered, recorded
 from runners.objective import Objective, objective
+from runners.room import Room, room
 from runners.runfile import RunFile
 from runners.spec import graph_of, series_of
 from runners.speed import keep_memory
@@ -71,9 +73,14 @@ def lowered_for(run: RunFile, inputs: Inputs, world: World, kept: Mapping[str, s
     return replace(inputs, graph=graph, objective=replace(inputs.objective, graph=trained), compiling=chosen)
 
 
-def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
-    """The model of a run, placed on its device with its first weights, and what takes its steps."""
-    keep_memory()
+def room_for(inputs: Inputs, world: World) -> Room:
+    """What the state of the model takes of this machine's memory."""
+    return room(blockgraph.cost(inputs.graph).parameters, world.pieces, world.launch.here)
+
+
+def build(run: RunFile, inputs: Inputs, world: World, begins: bool = True) -> Trainer:
+    """The model of a run, placed on its device with its first weights if it begins, and what takes its steps."""
+    keep_memory(room_for(inputs, world).tight)
     with torch.device("meta"):
         graph = inputs.objective.graph
         readings = readings_of(graph, series_of(run, inputs.graph))
@@ -81,6 +88,6 @@ def build(run: RunFile, inputs: Inputs, world: World) -> Trainer:
     compiled = inputs.compiling.on
     if compiled:
         compiling.keep_kernels()
-    sharding.place(model, run.config.train, world, compiled)
+    sharding.place(model, run.config.train, world, compiled, begins)
     loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
     return Trainer(model, run.config, inputs.data, world, compiled, loss, inputs.objective.cap)

@@ -37,13 +37,14 @@ def refuse_tensors(saved: Checkpoint, model: Mapping[str, Tensor]) -> None:
     if fault := _uneven(list(model), saved.tensors("model")):
         raise _refusal(saved, f"model: {fault}")
     for group in GROUPS:
-        for name, value in saved.tensors(group).items():
+        stored = saved.tensors(group)
+        for name in stored:
             owner = name if group == "model" else name.rpartition(".")[0]
             if owner not in model:
                 raise _refusal(saved, f"{group}: the tensor {name} does not belong there")
-            wrong = value.shape != model[owner].shape and (group == "model" or value.shape)
-            if wrong:
-                shapes = f"shape {list(value.shape)}, but the model has {list(model[owner].shape)}"
+            shape = stored.shape(name)
+            if shape != model[owner].shape and (group == "model" or shape):
+                shapes = f"shape {list(shape)}, but the model has {list(model[owner].shape)}"
                 raise _refusal(saved, f"{group}: {name} has {shapes}")
 
 

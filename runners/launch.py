@@ -7,17 +7,26 @@ from blockgraph.errors import Problems
 from runners.runfile import RunFile
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
-PLACE = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}  # what torchrun sets, and what holds without it
+PLACE = {
+    "RANK": 0,
+    "LOCAL_RANK": 0,
+    "WORLD_SIZE": 1,
+    "LOCAL_WORLD_SIZE": 0,
+}  # what torchrun sets, and what holds without it
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One process of `size`: its number, its number on this machine, and the process of torchrun, 0 without one."""
+    """One process of `size`: its number, its number on this machine, and the process of torchrun, 0 without one.
+
+    `here` of them run on this machine.
+    """
 
     rank: int = 0
     local: int = 0
     size: int = 1
     parent: int = 0
+    here: int = 1
 
     @property
     def leads(self) -> bool:
@@ -42,5 +51,5 @@ class Launch:
 
 def launched() -> Launch:
     """What torchrun has set; without it, one process."""
-    rank, local, size = (int(os.environ.get(name, least)) for name, least in PLACE.items())
-    return Launch(rank, local, size, os.getppid() if TORCHRUN in os.environ else 0)
+    rank, local, size, here = (int(os.environ.get(name, least)) for name, least in PLACE.items())
+    return Launch(rank, local, size, os.getppid() if TORCHRUN in os.environ else 0, here or size)

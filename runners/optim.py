@@ -89,7 +89,7 @@ def update(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor 
         return direction(parameter, state["momentum_buffer"], group)
     (beta1, beta2), steps = group["betas"], local(state["step"]).double()
     mean, variance = local(state["exp_avg"]) / (1 - beta1**steps), local(state["exp_avg_sq"]) / (1 - beta2**steps)
-    adam: Tensor = mean / (variance.sqrt() + group["eps"])
+    adam: Tensor = mean.div_(variance.sqrt_().add_(group["eps"]))
     return adam
 
 

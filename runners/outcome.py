@@ -4,12 +4,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-BAD_INPUT, DISK, STOPPED, LOST = 1, 74, 75, 124
+BAD_INPUT, TAKEN, DISK, STOPPED, LOST = 1, 65, 74, 75, 124
 RULES = {"non_finite": 70, "loss_above": 71, "spike": 72}
 CODES = f"""exit codes:
   0   the run is finished
   1   the run file, the spec, the data or the directory is at fault
   2   wrong usage
+  {TAKEN}  another process is writing the directory; its number and host are told
   {RULES["non_finite"]}  diverged: a loss or a gradient norm was not finite
   {RULES["loss_above"]}  diverged: the loss stayed above the bound of train.diverged
   {RULES["spike"]}  diverged: as many spikes in a row as train.diverged.spike or train.on_fault allow

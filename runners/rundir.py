@@ -62,12 +62,16 @@ class RunDir:
         return status
 
 
+class Taken(SpecError):
+    """Another process writes the directory."""
+
+
 @contextmanager
 def claim(path: Path) -> Iterator[RunDir]:
     """A run directory that nobody else writes until the end of the block.
 
-    It is made where there is none, and removed again when no run began in it. Raises `SpecError` when another
-    process has it, or when it holds something else than a run.
+    It is made where there is none, and removed again when no run began in it. Raises `Taken` when another process has
+    it, and `SpecError` when it holds something else than a run.
     """
     made = not path.exists()
     handle = lock(path, LOCK, "run")
@@ -88,7 +92,7 @@ def claim(path: Path) -> Iterator[RunDir]:
 def lock(path: Path, name: str, kind: str) -> int:
     """Hold the lock of this name in a directory, made where there is none; close the handle to let go of it.
 
-    The kernel lets go of it however this process ends. Raises `SpecError` when another process writes this `kind`.
+    The kernel lets go of it however this process ends. Raises `Taken` when another process writes this `kind`.
     """
     while True:
         try:
@@ -109,8 +113,8 @@ def _hold(handle: int, path: Path, kind: str) -> None:
     except BlockingIOError:
         holder = os.read(handle, 200).decode().strip() or "another process"
         os.close(handle)
-        told = f"{holder} is writing this {kind}"
-        raise refuse(path, told, "stop it, or name another directory with --out") from None
+        told, hint = f"{holder} is writing this {kind}", "stop it, or name another directory with --out"
+        raise Taken([Problem(told, Place(str(path), 0), hint)]) from None
     os.ftruncate(handle, 0)
     os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 

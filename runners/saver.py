@@ -1,4 +1,4 @@
-"""Checkpoints written behind the training, from a copy of the state."""
+"""Checkpoints written behind the training, from a copy of the state, or while it waits, from the state itself."""
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -29,9 +29,9 @@ class Saver:
         self._closed = Event()
 
     def save(self, step: int, tensors: State, facts: dict[str, Any]) -> None:
-        """Copy the state after `step` and let it be written; the save before has to be done first."""
+        """Let the state after `step` be written, from a copy if the training is not to wait; no two at once."""
         self.settle()
-        files = stage(tensors, self.world)
+        files = stage(tensors, self.world, copy=self.background)
         self._pending = self._thread.submit(self._write, step, files, facts)
         if not self.background:
             self.settle()
@@ -61,15 +61,15 @@ class Saver:
         self.saved = step
 
 
-def stage(tensors: State, world: World) -> dict[str, Tensors]:
-    """Copies on the CPU of what this process has to write, by the name of the file."""
+def stage(tensors: State, world: World, copy: bool = True) -> dict[str, Tensors]:
+    """What this process has to write, on the CPU, by the name of the file; copies if what is there may change."""
     size = sum(value.numel() * value.element_size() for group in tensors.values() for value in group.values())
     if world.pieces == 1 or size <= WHOLE_BYTES:
-        gathered = {name: _gathered(group, world.leads) for name, group in tensors.items()}
+        gathered = {name: _gathered(group, world.leads, copy) for name, group in tensors.items()}
         return gathered if world.leads else {}
     if world.piece is None:
         return {}
-    return {piece_name(name, world.piece, world.pieces): _held(group, world) for name, group in tensors.items()}
+    return {piece_name(name, world.piece, world.pieces): _held(group, world, copy) for name, group in tensors.items()}
 
 
 def expected(files: dict[str, Tensors], world: World) -> list[str]:
@@ -79,17 +79,20 @@ def expected(files: dict[str, Tensors], world: World) -> list[str]:
     return [piece_name(name, piece, world.pieces) for name in names for piece in range(1, world.pieces)]
 
 
-def _gathered(group: Mapping[str, Tensor], keep: bool) -> Tensors:
+def _gathered(group: Mapping[str, Tensor], keep: bool, copy: bool) -> Tensors:
     """Whole tensors, which all processes have to ask for, although one of them keeps them."""
-    wholes = ((name, full(value.detach())) for name, value in group.items())
-    return {name: value.to("cpu", copy=True) for name, value in wholes if keep}
+    wholes = ((name, value, full(value.detach())) for name, value in group.items())
+    # A whole that was gathered is a copy by itself.
+    return {
+        name: whole.to("cpu", copy=copy and whole.shape == local(value).shape) for name, value, whole in wholes if keep
+    }
 
 
-def _held(group: Mapping[str, Tensor], world: World) -> Tensors:
+def _held(group: Mapping[str, Tensor], world: World, copy: bool) -> Tensors:
     """This process's shards; what is whole belongs to the first piece."""
     shards = {name: local(value.detach()) for name, value in group.items()}
     return {
-        name: shard.to("cpu", copy=True)
+        name: shard.to("cpu", copy=copy)
         for name, shard in shards.items()
         if world.leads or shard.shape != group[name].shape
     }

@@ -20,7 +20,7 @@ from blockgraph.model import Model
 from blockgraph.op import Op
 from runners import intact
 from runners.checkpoint import Checkpoint, Checkpoints
-from runners.inputs import Inputs, build, lowered_for, prepare
+from runners.inputs import Inputs, build, lowered_for, prepare, room_for
 from runners.launch import Launch
 from runners.loop import Loop
 from runners.metrics import Metrics, rows
@@ -28,6 +28,7 @@ from runners.outcome import Outcome
 from runners.progress import Progress
 from runners.pulse import Pulse, watched
 from runners.recorder import Recorder
+from runners.room import COPY_BYTES
 from runners.rundir import MODEL, RUN, RunDir
 from runners.runfile import RunFile, to_yaml
 from runners.saver import Saver
@@ -40,7 +41,6 @@ from runners.watch import Watch
 from runners.world import World, joined
 
 REPORTED = ("loss", "val_loss", "val_bits_per_byte")
-STATE_BYTES = 12  # of a parameter in a checkpoint: the weight and two moments, in fp32
 SHOWN = 10  # differences of a model that an error tells
 
 
@@ -64,13 +64,15 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
     if saved:
         _refuse_others(run, directory, saved, inputs)
     inputs = lowered_for(run, inputs, world, saved.state["inputs"] if saved else None)
-    trainer = build(run, inputs, world)
+    trainer = build(run, inputs, world, begins=saved is None)
     if world.leads:
-        checkpoints.require(STATE_BYTES * trainer.count)
+        checkpoints.require(COPY_BYTES * trainer.count)
     _describe(run, directory, inputs, trainer)
-    saver = Saver(checkpoints, world, run.config.checkpoint.background, saved.step if saved else 0)
+    space = room_for(inputs, world)
+    saver = Saver(checkpoints, world, space.behind(run.config.checkpoint), saved.step if saved else 0)
     with _metrics(run, directory, saved, trainer.model) as metrics, closing(saver), _progress(trainer) as progress:
         _announce(run, inputs, trainer, progress)
+        progress.say(f"checkpoints: {space.told(run.config.checkpoint)}")
         pace = _pace(run, inputs, trainer)
         progress.say(f"peak: {pace.peak / 1e9:,.0f} GFLOP/s, the fastest matrix product measured here just now")
         loop = Loop(

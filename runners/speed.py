@@ -12,6 +12,7 @@ PEAK_SECONDS = 0.3
 # Of mallopt(3): freed memory stays with the process up to the first, and single pieces up to the second.
 TRIM_THRESHOLD, KEPT_BYTES = -1, 2**31 - 1
 MMAP_THRESHOLD, KEPT_PIECE_BYTES = -3, 2**30
+TIGHT_BYTES, TIGHT_PIECE_BYTES = 2**26, 2**20  # the same where memory is tight
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -26,15 +27,16 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / fastest
 
 
-def keep_memory() -> None:
+def keep_memory(tight: bool = False) -> None:
     """Let glibc keep the memory of freed tensors for the next step; other C libraries are left as they are.
 
-    It returns large pieces to the kernel by default, and faulting their pages in again is up to half of a step.
+    It returns large pieces to the kernel by default, and faulting their pages in again is up to half of a step. Where
+    memory is tight, all but small pieces go on being returned.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(MMAP_THRESHOLD, KEPT_PIECE_BYTES)
+        mallopt(TRIM_THRESHOLD, TIGHT_BYTES if tight else KEPT_BYTES)
+        mallopt(MMAP_THRESHOLD, TIGHT_PIECE_BYTES if tight else KEPT_PIECE_BYTES)
 
 
 @dataclass

@@ -7,9 +7,10 @@ from pathlib import Path
 from blockgraph.commands.common import add_ops, own_ops
 from blockgraph.errors import Place, Problem, SpecError
 from runners import study as reader
-from runners.outcome import BAD_INPUT, DISK, STOPPED
+from runners.outcome import BAD_INPUT, DISK, STOPPED, TAKEN
 from runners.plan import count
 from runners.progress import say
+from runners.rundir import Taken
 from runners.stop import Stop
 from runners.studies import cluster, estimate, file
 from runners.studies.board import Board
@@ -34,6 +35,7 @@ exit codes:
   0   every cell is finished or diverged; with another engine: every other cell is handed over
   1   the study, a spec, the data or the directory is at fault; nothing was run
   2   wrong usage
+  {TAKEN}  another process is writing the directory; its number and host are told
   {DISK}  the disk is full or cannot be written; what is there stands, and the same command goes on
   {STOPPED}  stopped by Ctrl-C, SIGTERM or SIGUSR1; the same command goes on
   {FAILED}  some cells failed, and all others have ended; the same command tries them again
@@ -50,7 +52,7 @@ def command(arguments: list[str]) -> int:
         return _sweep(options)
     except SpecError as error:
         print(error, file=sys.stderr)
-        return BAD_INPUT
+        return TAKEN if isinstance(error, Taken) else BAD_INPUT
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return STOPPED

@@ -12,9 +12,9 @@ from blockgraph.errors import SpecError
 from blockgraph.op import Op
 from runners import drift, orphan, runfile, sinks
 from runners.launch import Launch, launched
-from runners.outcome import BAD_INPUT, CODES, DISK, STOPPED, Outcome
+from runners.outcome import BAD_INPUT, CODES, DISK, STOPPED, TAKEN, Outcome
 from runners.progress import say
-from runners.rundir import RUN, RunDir, claim
+from runners.rundir import RUN, RunDir, Taken, claim
 from runners.runfile import RunFile
 from runners.spec import graph_of, series_of
 from runners.stop import Stop
@@ -39,7 +39,7 @@ def command(arguments: list[str]) -> int:
         return _train(options, launch, tell)
     except SpecError as error:
         tell(error)
-        return BAD_INPUT
+        return TAKEN if isinstance(error, Taken) else BAD_INPUT
     except KeyboardInterrupt:
         tell("stopped before a step was taken")
         return STOPPED

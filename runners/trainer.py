@@ -1,14 +1,13 @@
 """Model, optimiser and data of a run, and the one way a step is taken."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from blockgraph.kernels.base import assign
 from blockgraph.model import Model
 from runners import optim
 from runners.config import RunConfig
@@ -18,6 +17,7 @@ from runners.samples import Samples
 from runners.schedule import factor
 from runners.shards import Dataset
 from runners.spec import DOCUMENTS
+from runners.stored import Stored
 from runners.world import World
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -125,17 +125,26 @@ class Trainer:
         return {"model": _persistent(self.model), "optim": named}
 
     @torch.no_grad()
-    def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
-        """Set the state to what `tensors` returned."""
+    def restore(self, model: Stored, moments: Stored) -> None:
+        """Set the state to what `tensors` returned; a process reads its own shards, one at a time."""
         for name, value in _persistent(self.model).items():
-            assign(value, model[name])
+            model.fill(value, name)
         state = self.optimizer.state_dict()
         names = [name.rpartition(".") for name in moments]
         index = {name: number for number, name in enumerate(self._names)}
         state["state"] = {index[name]: {} for name, _, _ in names}
         for name, _, key in names:
-            state["state"][index[name]][key] = _like(self.parameters[name], moments[f"{name}.{key}"])
+            state["state"][index[name]][key] = self._moment(name, key, moments)
         self.optimizer.load_state_dict(state)
+
+    def _moment(self, name: str, key: str, moments: Stored) -> Tensor:
+        """A saved moment, sharded as its parameter is, in the place of the one that is there; a count stays whole."""
+        parameter, saved = self.parameters[name], f"{name}.{key}"
+        if moments.shape(saved) != parameter.shape:
+            return moments[saved]
+        moment: Tensor = self.optimizer.state.get(parameter, {}).get(key, torch.empty_like(parameter))
+        moments.fill(moment, saved)
+        return moment
 
     @property
     def _names(self) -> list[str]:
@@ -190,15 +199,6 @@ class Trainer:
         if self.probing.active:
             self.probing.updates(self.optimizer)
         self.model.after_step()
-
-
-def _like(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """A saved moment, sharded as its parameter is; a count of steps stays whole."""
-    if value.shape != parameter.shape:
-        return value.clone()
-    moment = torch.empty_like(parameter)
-    assign(moment, value)
-    return moment
 
 
 def _persistent(model: nn.Module) -> dict[str, Tensor]:

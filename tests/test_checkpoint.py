@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from blockgraph import files
 from blockgraph.errors import SpecError
-from runners import checkpoint, rundir
-from runners.checkpoint import Checkpoints, verify
+from runners import checkpoint, rundir, stored
+from runners.checkpoint import Checkpoints, piece_name, verify
 from runners.metrics import Metrics, rows
 
 
@@ -42,6 +42,28 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
     assert (found.step, found.state["note"]) == (5, {"first": 0.1 + 0.2, "none": None})
     for name, group in tensors(5).items():
         torch.testing.assert_close(found.tensors(name), group, rtol=0, atol=0)
+
+
+def test_names_and_shapes_are_known_without_reading_a_tensor(tmp_path, monkeypatch):
+    found = saved(tmp_path, 3).newest(pytest.fail)
+    monkeypatch.setattr(stored, "_rows", lambda *_: pytest.fail("a tensor was read"))
+    for name, group in tensors(3).items():
+        held = found.tensors(name)
+        assert set(group) - held.keys() == held.keys() - set(group) == set()
+        assert "none" not in held
+        assert {key: held.shape(key) for key in held} == {key: value.shape for key, value in group.items()}
+
+
+def test_rows_of_pieces_are_those_of_the_whole(tmp_path):
+    whole = torch.arange(14.0).reshape(7, 2)
+    made = Checkpoints(tmp_path, 2)
+    cuts = {piece_name("model", n, 4): {"w": whole[2 * n : 2 * n + 2]} for n in range(3)}
+    made.save(1, cuts | {piece_name("model", 3, 4): {"w": whole[6:]}}, {})
+    held = made.newest(pytest.fail).tensors("model")
+    for start in range(8):
+        for end in range(start, 8):
+            torch.testing.assert_close(held.rows("w", start, end), whole[start:end], rtol=0, atol=0)
+    assert held.shape("w") == whole.shape
 
 
 def test_the_newest_are_kept_and_nothing_else_is_left(tmp_path):

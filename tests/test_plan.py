@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.profiler import ProfilerActivity, profile
 
 import blockgraph as bg
+from blockgraph.apart import Rows
 from blockgraph.ledger import BACKWARD
 from blockgraph.memory import Setting, rehearse, timeline
 from blockgraph.recompute import EVERYTHING, NOTHING
@@ -20,6 +22,7 @@ from runners.devices import DEVICES, USABLE, Device, Machines
 from runners.launch import Launch
 from runners.loss import loss_for
 from runners.lowering import lowered
+from runners.objective import objective
 from runners.plan import command
 from runners.planning import holdings, plan
 from runners.trainer import DTYPES, Trainer
@@ -111,12 +114,12 @@ class NoData:
         return torch.zeros(count, SEQ + 1, dtype=torch.int64)
 
 
-def trainer(run, graph, mesh=None):
+def trainer(run, graph, mesh=None, loss=None):
     world = World(Launch(size=RANKS if mesh else 1), torch.device("cpu"), mesh)
     with torch.device("meta"):
         model = bg.compile(lowered(run, graph, "cpu", compiled=False), recompute=run.config.train.recompute)
     sharding.place(model, run.config.train, world, compiled=False)
-    return Trainer(model, run.config, NoData(), world, compiled=False)
+    return Trainer(model, run.config, NoData(), world, compiled=False, loss=loss)
 
 
 def held_by(real):
@@ -164,6 +167,48 @@ def test_a_rank_of_many_takes_the_bytes_that_are_planned(tmp_path, mesh, block, 
     most, _ = measured(lambda: real._backward(2))
     setting = Setting(SEQ, DTYPES[precision], RANKS, run.config.train.recompute, again=micro < MICRO)
     assert peak(graph, LOSS, setting, micro) == pytest.approx(most, rel=TOLERANCE)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # an open head puts out a view of its weight
+@pytest.mark.parametrize(
+    ("micro", "precision", "loss"), [(4, "bf16", "chunked"), (2, "bf16", "plain"), (4, "fp32", "plain")]
+)
+def test_embedding_and_head_larger_than_a_layer_are_whole_one_at_a_time(tmp_path, mesh, micro, precision, loss):
+    keys = f"train.precision={precision}", f"train.micro_batch={micro}", f"train.loss={loss}"
+    run, graph = run_of(tmp_path, *keys), graph_of("baseline", vocab=8001)  # rows that do not divide among the ranks
+    made = objective(run, graph)
+    real = trainer(run, made.graph, mesh, made.loss(0.0, compiled=False))
+    real._backward(1)
+    real.optimizer.zero_grad()
+    most, _ = measured(lambda: real._backward(2))
+    setting = Setting(SEQ, DTYPES[precision], RANKS, NOTHING, again=micro < MICRO)
+    moment = max(rehearse(made.graph, made.loss(0.0, compiled=False), setting, micro), key=total)
+    assert total(moment) == pytest.approx(most, rel=TOLERANCE)
+    size, small = 8001 * SIZE["d_model"] * DTYPES[precision].itemsize, 2**18
+    assert moment.get("gathered", 0) < size + small
+    assert moment.get("reduced", 0) < 1.6 * size + small
+
+
+def test_no_rank_ever_holds_more_than_one_large_parameter_whole(tmp_path, mesh, monkeypatch):
+    run, graph = run_of(tmp_path, "train.micro_batch=2"), graph_of("baseline", vocab=8001)
+    large = {f"{name}.weight": (8001, SIZE["d_model"]) for name in ("embed", "head")}
+    real, alive, made, gather = trainer(run, graph, mesh), [], [], Rows.gather
+
+    def watched(self, shard):
+        assert [ref() for ref in alive] == [None] * len(alive)
+        whole = gather(self, shard)
+        alive.append(weakref.ref(whole))
+        made.append(whole.shape)
+        return whole
+
+    monkeypatch.setattr(Rows, "gather", watched)
+    real.step(1)
+    assert made == [*large.values()] * 2  # in each of two micro-batches
+    held = {name: tuple(weight.shape) for name, weight in real.parameters.items() if weight.shape[0] == 8001}
+    assert held == large
+    assert all(weight.to_local().shape[0] == 2001 for name, weight in real.parameters.items() if name in large)
+    root = real.model._get_fsdp_state()._fsdp_param_group.fsdp_params
+    assert [tuple(each.sharded_param.shape) for each in root] == [(SIZE["d_model"],)]  # the last norm
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "stable_adamw", "muon"])

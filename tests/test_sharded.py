@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ranks import Job, apart, on_ranks, restored_exactly
 from train_case import assert_same, series, state, train, write_case
 
 import blockgraph as bg
+from blockgraph import apart as apart_rows
 from runners import speed
 from runners.checkpoint import Checkpoints
 from runners.series import load
@@ -35,7 +37,9 @@ SHARED = {"shared": (*STEPS, f"model={SPECS / 'shared.yaml'}", "set.block=baseli
 PARTS = {
     f"parts-{name}": (*overrides, "train.loss=chunked") for name, overrides in (CASES | MIXED).items() if "qk" in name
 }
-ALONE = PARTS | CASES | MIXED | MICRO | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
+# An embedding and a head that outweigh a layer, whose rows do not divide among the processes.
+RAGGED = {"ragged": (*STEPS, "set.vocab=307", "train.steps=8", "train.micro_batch=2")}
+ALONE = RAGGED | PARTS | CASES | MIXED | MICRO | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +63,20 @@ def one(tiny):
     return folder
 
 
+@contextmanager
+def in_small_messages(rank):
+    """In the block, large parameters are sent a few rows at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apart_rows, "MESSAGE_BYTES", 4 * 2 * 16 * 10)
+        yield
+
+
 @pytest.fixture(scope="module")
 def two(tiny, one):
     """The same runs on two processes, and some that were stopped after step 7, of which some went on."""
     folder = tiny.parent / "two"
     jobs = [Job(folder / name, overrides, count=name == "baseline-fp32") for name, overrides in ALONE.items()]
+    jobs.append(Job(folder / "ragged-small", *RAGGED.values(), around=in_small_messages))
     for name, pieces in (("whole", False), ("pieces", True)):
         jobs.append(Job(folder / name, UNEVEN, stop=7, pieces=pieces))
     jobs += [Job(folder / "resumed-whole", UNEVEN, stop=7), Job(folder / "resumed-whole", UNEVEN)]
@@ -80,7 +93,8 @@ def two(tiny, one):
 def four(tiny, two):
     """Runs of four processes, also as two copies of two, and two that were begun on two processes."""
     folder = tiny.parent / "four"
-    jobs = [Job(folder / name, overrides) for name, overrides in (CASES | HYBRID | {"uneven": UNEVEN}).items()]
+    jobs = [Job(folder / name, overrides) for name, overrides in (CASES | HYBRID | RAGGED | {"uneven": UNEVEN}).items()]
+    jobs.append(Job(folder / "ragged-2x2", (*RAGGED["ragged"], "train.shard=2"), around=in_small_messages))
     for name in ("whole", "pieces"):
         shutil.copytree(two / name, folder / name)
         jobs.append(Job(folder / name, UNEVEN, around=partial(restored_exactly, out=folder / name)))
@@ -90,14 +104,14 @@ def four(tiny, two):
     return folder
 
 
-@pytest.mark.parametrize("name", [*CASES, *MICRO, "uneven", "shared"])
+@pytest.mark.parametrize("name", [*CASES, *MICRO, "uneven", "shared", "ragged"])
 def test_two_processes_give_the_losses_of_one(one, two, name):
     assert apart(two / name, one / name) < 1e-5
     assert apart(two / name, one / name, "grad_norm") < 1e-4
     assert series(two / name)[-1]["val_loss"] == pytest.approx(series(one / name)[-1]["val_loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", [*CASES, "uneven"])
+@pytest.mark.parametrize("name", [*CASES, "uneven", "ragged"])
 def test_four_processes_give_the_losses_of_one(one, four, name):
     assert apart(four / name, one / name) < 1e-5
     assert series(four / name)[-1]["val_loss"] == pytest.approx(series(one / name)[-1]["val_loss"], abs=1e-5)
@@ -111,6 +125,11 @@ def test_two_processes_record_what_one_records(one, two, name):
 @pytest.mark.parametrize("name", [*CASES, *HYBRID, "uneven"])
 def test_four_processes_record_what_one_records(one, four, name):
     same_probes(four / name, one / name.removesuffix("-2x2"))
+
+
+def test_large_parameters_may_be_sent_in_many_messages(one, two, four):
+    assert apart(two / "ragged-small", two / "ragged") == 0.0
+    assert apart(four / "ragged-2x2", one / "ragged") < 1e-5
 
 
 def same_probes(out, other):

@@ -149,7 +149,7 @@ def test_a_cell_that_is_refused_is_told_with_its_error(tmp_path, tiny, capfd):
 
 def test_two_sweeps_never_write_one_directory(tmp_path, tiny, capfd):
     with claim(tmp_path / "out"):
-        assert sweep(tiny, tmp_path / "out") == 1
+        assert sweep(tiny, tmp_path / "out") == 65
     told = capfd.readouterr().err
     assert told.startswith(f"{tmp_path}/out: error: process {os.getpid()} on ")
     assert told.endswith("is writing this study; stop it, or name another directory with --out\n")

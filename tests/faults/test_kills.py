@@ -91,7 +91,7 @@ def test_of_many_starts_of_a_study_exactly_one_proceeds(tmp_path, tiny, straight
     [winner] = [child for child, code in codes.items() if code == 0]
     for child in children:
         if child is not winner:
-            assert codes[child] == 1
+            assert codes[child] == 65
             assert f"error: process {winner.pid} on {socket.gethostname()} is writing this run; stop it" in child.told
     assert_same(shared, straight)
     print(f"\nR12: of {count} starts on one directory one went on; {count - 1} named it and ended with 1")
@@ -105,7 +105,7 @@ def test_of_two_writers_exactly_one_proceeds(tmp_path, tiny, straight, races):
         children = [Child(tiny, shared, *LONG, gate=gate, log=name) for name in ("first", "second")]
         os.write(opens, b"go")
         codes = sorted(child.wait() for child in children)
-        assert codes == [0, 1]
+        assert codes == [0, 65]
         assert_same(shared, straight)
         assert all(json.loads(line) for line in (shared / "metrics.jsonl").read_text().splitlines())
         shutil.rmtree(shared)
@@ -118,6 +118,6 @@ def test_the_writer_turned_away_names_the_other(tmp_path, tiny, straight):
     first = Child(tiny, tmp_path / "run", *LONG)
     first.wait_for_save()
     second = Child(tiny, tmp_path / "run", *LONG, log="second")
-    assert second.wait() == 1
+    assert second.wait() == 65
     assert re.search(rf"error: process {first.pid} on \S+ is writing this run; stop it", second.told)
     assert first.wait() == 0
