@@ -36,6 +36,10 @@ class Lab:
         """All learning rates, lowest first."""
         return sorted({trial.lr for trial in self.trials})
 
+    def sized(self, size: str) -> str:
+        """A size as the end of a caption; nothing where the study has one size."""
+        return f", {size}" if len(self.sizes) > 1 else ""
+
     @property
     def seeds(self) -> list[int]:
         """All seeds."""
@@ -90,6 +94,12 @@ class Lab:
     def reference(self) -> str:
         """The arm that others are compared with."""
         return next((name for name in REFERENCES if name in self.arms), self.arms[0])
+
+    @property
+    def allowed(self) -> float:
+        """Nats that a final loss may lie above the lowest at a lower rate, where the study's rule has no such margin
+        too."""
+        return self.margin if self._margin is None else self._margin
 
     @property
     def rule(self) -> str:

@@ -42,7 +42,7 @@ def section(lab: Lab) -> Section:
         return Section(TITLE, missing="probes of the linears in a run that converged and in one that diverged")
     found = layers(pair.steady, ".y.l2")
     layer = LAYER if LAYER in found else found[0]
-    where = f"{pair.steady.arm}, {pair.steady.size}, seed {pair.steady.seed}, layer {layer}"
+    where = f"{pair.steady.arm}{lab.sized(pair.steady.size)}, seed {pair.steady.seed}, layer {layer}"
     figures = [
         _figure(pair, layer, kinds, f"L2 norms of {_letters(kinds)} of every linear: {where}.", name)
         for name, kinds in (("norms", _recorded(pair, layer, FORWARD)), ("gradients", _recorded(pair, layer, BACKWARD)))

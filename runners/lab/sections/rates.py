@@ -109,7 +109,8 @@ def _curves(lab: Lab) -> Figure:
 
     columns = min(2, len(sizes))
     words = "; ".join(
-        f"{arm} at {size}: " + ", ".join(f"{lr:g} gives {number(loss, 4)}" for lr, loss in lab.curve(arm, size).items())
+        f"{arm}{lab.sized(size)}: "
+        + ", ".join(f"{lr:g} gives {number(loss, 4)}" for lr, loss in lab.curve(arm, size).items())
         for size in sizes for arm in lab.arms if lab.curve(arm, size)
     )  # fmt: skip
     caption = "Final validation loss against peak learning rate, median over seeds."

@@ -1,0 +1,222 @@
+"""Growth of an activation, cause or symptom of divergence: blocks that hold one linear's output (2410.16682)."""
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from runners.lab.critical import crossings, ratio, told
+from runners.lab.intervals import Estimate, estimate, geometric, paired
+from runners.lab.lab import Lab
+from runners.lab.plots import Figure, figure, label, look
+from runners.lab.probed import course, layers, logit, short, sites
+from runners.lab.section import Section, Table
+from runners.lab.trials import BLOCK, LR, SEED, Trial, distinct
+from runners.lab.words import NONE, fixed, interval, number, rate
+
+TITLE = "Cause or symptom"
+HOLD, NORM = "hold_norm", ".y.l2"
+SEVERAL = 3  # norms that a block has more than its reference, from which on it counts as held too
+HOW = (
+    "Each ablation holds the output of one linear at a set RMS, or has a norm behind every linear, and is compared "
+    "with the block without that, everything else equal. Where the block with a held output trains at rates at which "
+    "the other diverges, the growth that is held was a cause, and otherwise a symptom. The critical rate is where the "
+    "final validation loss lies the margin of the rule above the lowest at a lower rate, read between the rates of the "
+    "grid; ratios and differences are paired by seed, with 95 % t intervals. Holding a norm also makes the weight "
+    "before it free of scale, as every norm does, so what it changes is not growth alone."
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An arm that holds something, the arm without that, and the lowest rate at which most of the latter diverged."""
+
+    arm: str
+    other: str
+    holds: str
+    lost: float | None
+
+
+def section(lab: Lab) -> Section:
+    """Stable rates, losses and norms of every ablation beside the block that it changes."""
+    size = lab.sizes[-1]
+    cases = cases_of(lab, size)
+    if not cases or len(lab.rates) < 2:
+        return Section(TITLE, missing="a block that holds a linear's output, and the block without that")
+    tables = [_rates(lab, size, cases), *_norms(lab, size, cases)]
+    return Section(TITLE, (HOW, *_verdicts(lab, size, cases)), tuple(tables), (_figure(lab, size, cases),))
+
+
+def cases_of(lab: Lab, size: str) -> list[Case]:
+    """The arms that hold an output and share every other setting with an arm that holds none."""
+    first = {arm: trials[0] for arm in lab.arms if (trials := lab.of(arm, size))}
+    free = [(arm, trial) for arm, trial in first.items() if not held(trial)]
+    cases = []
+    for arm, trial in first.items():
+        same = [other for other, it in free if _others(it) == _others(trial) and _norms_of(it) < _norms_of(trial)]
+        same = [other for other in same if held(trial) or _norms_of(trial) - _norms_of(first[other]) >= SEVERAL]
+        if same:
+            cases.append(Case(arm, same[0], held(trial) or "all", _lost(lab, same[0], size)))
+    return cases if any(held(first[case.arm]) for case in cases) else []
+
+
+def held(trial: Trial) -> str:
+    """The nodes whose outputs a trial's block holds."""
+    nodes = (node for block in _blocks(trial) for node in block.nodes.values() if node.op.name == HOLD)
+    return ", ".join(distinct(str(ref) for node in nodes for ref in node.inputs.values()))
+
+
+def _blocks(trial: Trial) -> list[Any]:
+    return [block for node in trial.graph.nodes.values() for block in node.blocks]
+
+
+def _norms_of(trial: Trial) -> int:
+    """How many nodes of a trial's blocks are drawn as norms."""
+    return sum(node.op.style.role == "norm" for block in _blocks(trial) for node in block.nodes.values())
+
+
+def _others(trial: Trial) -> dict[str, Any]:
+    return {axis: value for axis, value in trial.cell.settings.items() if axis not in (BLOCK, LR, SEED)}
+
+
+def _lost(lab: Lab, arm: str, size: str) -> float | None:
+    """The lowest rate at which at least half of an arm's runs diverged."""
+    for lr in lab.rates:
+        found = [lab.converged(trial) for trial in lab.of(arm, size, lr)]
+        if found and sum(found) * 2 <= len(found):
+            return lr
+    return None
+
+
+def _verdicts(lab: Lab, size: str, cases: list[Case]) -> list[str]:
+    """In words, for each arm: cause, symptom, or open."""
+    told = []
+    for case in cases:
+        own, other = (crossings(lab, arm, size, lab.allowed) for arm in (case.arm, case.other))
+        if own.keys() & other.keys():
+            found = ratio(own, other)
+            words = "a cause" if found.higher else "no cause, and holding it harms" if found.lower else "open"
+            told.append(f"{case.arm} over {case.other}: {found} times the critical rate; {words}.")
+    return told
+
+
+def _rates(lab: Lab, size: str, cases: list[Case]) -> Table:
+    rows = []
+    for arm in distinct(name for case in cases for name in (case.other, case.arm)):
+        case = next((case for case in cases if case.arm == arm), Case(arm, arm, NONE, _lost(lab, arm, size)))
+        own, other = (crossings(lab, name, size, lab.allowed) for name in (arm, case.other))
+        times = str(ratio(own, other)) if arm != case.other and own.keys() & other.keys() else NONE
+        best = lab.best(arm, size)
+        loss = number(lab.curve(arm, size)[best], 4) if best is not None else "diverged"
+        at = f"{case.lost:g}" if case.lost is not None else NONE
+        rows.append((arm, case.holds, told(own), times, number(best), loss, at, *_there(lab, size, case)))
+    headings = (
+        "arm", "holds", "critical LR", "ratio", "best LR", "loss there (nats)", "LR at which the other diverged",
+        "loss there (nats)", "minus the other's (nats)",
+    )  # fmt: skip
+    return Table(f"Critical learning rates, {lab.allowed:g} nats above the lowest, and losses.", headings, tuple(rows))
+
+
+def _there(lab: Lab, size: str, case: Case) -> tuple[str, str]:
+    """Mean loss at the rate at which the other diverged, and what it is less than the other's."""
+    if case.lost is None:
+        return NONE, NONE
+    own, other = (_finite(lab.losses(arm, size, case.lost)) for arm in (case.arm, case.other))
+    difference = NONE
+    if case.arm != case.other and own.keys() & other.keys():
+        difference = interval(paired(own, other), 3, "+")
+    return (fixed(fmean(own.values())) if own else "diverged"), difference
+
+
+def _finite(losses: dict[int, float]) -> dict[int, float]:
+    return {seed: loss for seed, loss in losses.items() if math.isfinite(loss)}
+
+
+def _norms(lab: Lab, size: str, cases: list[Case]) -> list[Table]:
+    """How far the outputs of all linears grew at the rate at which the other arm diverged."""
+    lost = {case.other: case.lost for case in cases if case.lost is not None}
+    rows, linears = [], list[str]()
+    for arm in distinct(name for case in cases for name in (case.other, case.arm)):
+        other = next((case.other for case in cases if case.arm == arm), arm)
+        calm = norms_of(lab, other, size, lab.rates[0])
+        if other in lost and calm and (grown := norms_of(lab, arm, size, lost[other])):
+            linears = linears or list(calm)
+            cells = [_grew(grown.get(name, {}), calm[name]) for name in linears]
+            rows.append((arm, f"{lost[other]:g}", *cells, rate(geometric(_logits(lab, arm, size, lost[other])))))
+    if not rows:
+        return []
+    headings = ("arm", "LR", *(f"Y of {name}" for name in linears), "largest logit (1)")
+    caption = (
+        f"L2 norm of each linear's output at the end, over that of the block without a hold at LR {lab.rates[0]:g}: "
+        "geometric mean over layers, and over seeds with its interval; the largest attention logit of any layer."
+    )
+    return [Table(caption, headings, tuple(rows))]
+
+
+def norms_of(lab: Lab, arm: str, size: str, lr: float) -> dict[str, dict[int, float]]:
+    """By linear and seed: geometric mean over the layers of the norm of its output at the last recorded step."""
+    found: dict[str, dict[int, float]] = {}
+    for trial in lab.of(arm, size, lr):
+        values: dict[str, list[float]] = {}
+        for layer in layers(trial, NORM):
+            for site in sites(trial, layer, NORM):
+                if (seen := course(trial, f"{site}{NORM}")) and seen.last > 0 and math.isfinite(seen.last):
+                    values.setdefault(short(site), []).append(seen.last)
+        for name, each in values.items():
+            found.setdefault(name, {})[trial.seed] = geometric(each).mean
+    return found
+
+
+def _grew(one: dict[int, float], calm: dict[int, float]) -> str:
+    seeds = sorted(one.keys() & calm.keys())
+    return rate(geometric(one[seed] / calm[seed] for seed in seeds)) if seeds else NONE
+
+
+def _logits(lab: Lab, arm: str, size: str, lr: float) -> list[float]:
+    """The largest logit of any layer at the end of each seed's run."""
+    found = []
+    for trial in lab.of(arm, size, lr):
+        ends = [seen.last for layer in range(trial.depth) if (seen := logit(trial, layer))]
+        found.append(max([value for value in ends if math.isfinite(value)], default=1e-9))
+    return [max(value, 1e-9) for value in found]
+
+
+def _figure(lab: Lab, size: str, cases: list[Case]) -> Figure:
+    """Loss, largest logit and the norm of every linear's output against the learning rate, a line for each arm."""
+    plain = [case for case in cases if len(_others(lab.of(case.arm, size)[0])) == _fewest(lab, size, cases)]
+    arms = distinct(name for case in plain for name in (case.other, case.arm))
+    norms = {(arm, lr): norms_of(lab, arm, size, lr) for arm in arms for lr in lab.rates}
+    linears = distinct(name for found in norms.values() for name in found)
+
+    def draw(axes: Any) -> None:
+        panels = list(axes.flat)
+        for index, arm in enumerate(arms):
+            curve = {lr: loss for lr, loss in lab.curve(arm, size).items() if math.isfinite(loss)}
+            panels[0].plot(list(curve), list(curve.values()), **look(index), label=arm)
+            seen = {lr: geometric(found).mean for lr in lab.rates if (found := _logits(lab, arm, size, lr))}
+            panels[1].plot(list(seen), list(seen.values()), **look(index))
+            for ax, name in zip(panels[2:], linears, strict=False):
+                line = {lr: _mean(norms[arm, lr].get(name, {})) for lr in lab.rates if norms[arm, lr].get(name)}
+                ax.plot(list(line), [each.mean for each in line.values()], **look(index))
+        label(panels[0], "peak learning rate (1)", "final validation loss\n(nats per token)", "x")
+        label(panels[1], "peak learning rate (1)", "largest logit (1)", "xy")
+        for ax, name in zip(panels[2:], linears, strict=False):
+            label(ax, "peak learning rate (1)", "‖Y‖ (1)", "xy")
+            ax.set_title(name)
+        for ax in panels[2 + len(linears) :]:
+            ax.set_visible(False)
+
+    caption = "Final loss, largest attention logit, and the norm of every linear's output at the end of the run."
+    words = "; ".join(
+        f"{arm}: " + ", ".join(f"{lr:g} gives {number(loss, 4)}" for lr, loss in lab.curve(arm, size).items())
+        for arm in arms
+    )
+    return figure("cause", caption, f"{caption} Losses: {words}.", draw, -(-(2 + len(linears)) // 2), 2, 2.1)
+
+
+def _fewest(lab: Lab, size: str, cases: list[Case]) -> int:
+    return min(len(_others(lab.of(case.arm, size)[0])) for case in cases)
+
+
+def _mean(found: dict[int, float]) -> Estimate:
+    return geometric(found.values()) if found else estimate([math.nan])
