@@ -70,6 +70,12 @@ class Lab:
         """Final validation loss of each seed, infinite where it diverged."""
         return {trial.seed: trial.loss for trial in self.of(arm, size, lr) if trial.loss is not None}
 
+    def capped(self, arm: str, size: str, lr: float) -> dict[int, float]:
+        """Final validation loss of each seed, none above the initial one, which stands for runs that diverged."""
+        initial = self.initial(arm, size)
+        found = self.losses(arm, size, lr).items()
+        return {seed: min(loss, math.inf if initial is None else initial) for seed, loss in found}
+
     def curve(self, arm: str, size: str) -> dict[float, float]:
         """Median over seeds of the final loss, at each learning rate that was run."""
         found = {lr: self.losses(arm, size, lr) for lr in self.rates}

@@ -2,28 +2,28 @@
 
 import math
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
-from runners.lab.critical import crossings, ratio, told
+from runners.lab.critical import Ratio, crossings, ratio, told
 from runners.lab.intervals import Estimate, estimate, geometric, paired
 from runners.lab.lab import Lab
 from runners.lab.plots import Figure, figure, label, look
 from runners.lab.probed import course, layers, logit, short, sites
 from runners.lab.section import Section, Table
 from runners.lab.trials import BLOCK, LR, SEED, Trial, distinct
-from runners.lab.words import NONE, fixed, interval, number, rate
+from runners.lab.words import NONE, interval, number, rate
 
 TITLE = "Cause or symptom"
 HOLD, NORM = "hold_norm", ".y.l2"
 SEVERAL = 3  # norms that a block has more than its reference, from which on it counts as held too
 HOW = (
     "Each ablation holds the output of one linear at a set RMS, or has a norm behind every linear, and is compared "
-    "with the block without that, everything else equal. Where the block with a held output trains at rates at which "
-    "the other diverges, the growth that is held was a cause, and otherwise a symptom. The critical rate is where the "
+    "with the block without that, everything else equal. The growth that is held was a cause of divergence where both "
+    "the critical rate is higher and the loss is lower at the lowest rate at which most runs of the other diverged, "
+    "each with its whole 95 % interval; a symptom where neither is; and open otherwise. The critical rate is where the "
     "final validation loss lies the margin of the rule above the lowest at a lower rate, read between the rates of the "
-    "grid; ratios and differences are paired by seed, with 95 % t intervals. Holding a norm also makes the weight "
-    "before it free of scale, as every norm does, so what it changes is not growth alone."
+    "grid; it is blind to the level of the loss, which stands beside it. Ratios and differences are paired by seed. "
+    "Holding a norm also makes the weight before it free of scale, as every norm does, so it changes more than growth."
 )
 
 
@@ -92,44 +92,53 @@ def _verdicts(lab: Lab, size: str, cases: list[Case]) -> list[str]:
     """In words, for each arm: cause, symptom, or open."""
     told = []
     for case in cases:
-        own, other = (crossings(lab, arm, size, lab.allowed) for arm in (case.arm, case.other))
-        if own.keys() & other.keys():
-            found = ratio(own, other)
-            words = "a cause" if found.higher else "no cause, and holding it harms" if found.lower else "open"
-            told.append(f"{case.arm} over {case.other}: {found} times the critical rate; {words}.")
+        times, there = _times(lab, size, case), _less(lab, size, case, case.lost, case.lost)
+        if times is not None and there is not None and case.lost is not None:
+            lower = there.high is not None and there.high < 0
+            word = "a cause" if times.higher and lower else "open" if times.higher or lower else "a symptom"
+            told.append(
+                f"{case.arm}, beside {case.other}: {word}. Critical rate {times} times; loss at {case.lost:g} "
+                f"{interval(there, 3, '+')} nats."
+            )
     return told
+
+
+def _times(lab: Lab, size: str, case: Case) -> Ratio | None:
+    own, other = (crossings(lab, arm, size, lab.allowed) for arm in (case.arm, case.other))
+    return ratio(own, other) if own.keys() & other.keys() else None
+
+
+def _less(lab: Lab, size: str, case: Case, own: float | None, other: float | None) -> Estimate | None:
+    """The loss of an arm at a rate less that of the other at its own; a run that diverged early has its initial one."""
+    if own is None or other is None:
+        return None
+    one, two = (lab.capped(arm, size, lr) for arm, lr in ((case.arm, own), (case.other, other)))
+    return paired(one, two) if one.keys() & two.keys() else None
 
 
 def _rates(lab: Lab, size: str, cases: list[Case]) -> Table:
     rows = []
     for arm in distinct(name for case in cases for name in (case.other, case.arm)):
-        case = next((case for case in cases if case.arm == arm), Case(arm, arm, NONE, _lost(lab, arm, size)))
-        own, other = (crossings(lab, name, size, lab.allowed) for name in (arm, case.other))
-        times = str(ratio(own, other)) if arm != case.other and own.keys() & other.keys() else NONE
+        case = next((case for case in cases if case.arm == arm), None)
         best = lab.best(arm, size)
         loss = number(lab.curve(arm, size)[best], 4) if best is not None else "diverged"
-        at = f"{case.lost:g}" if case.lost is not None else NONE
-        rows.append((arm, case.holds, told(own), times, number(best), loss, at, *_there(lab, size, case)))
+        critical = told(crossings(lab, arm, size, lab.allowed))
+        rows.append((arm, case.holds if case else NONE, critical, *_against(lab, size, case), number(best), loss))
     headings = (
-        "arm", "holds", "critical LR", "ratio", "best LR", "loss there (nats)", "LR at which the other diverged",
-        "loss there (nats)", "minus the other's (nats)",
+        "arm", "holds", "critical LR", "ratio to the other's", "LR where the other diverged",
+        "loss there less the other's (nats)", "best loss less the other's (nats)", "best LR", "best loss (nats)",
     )  # fmt: skip
     return Table(f"Critical learning rates, {lab.allowed:g} nats above the lowest, and losses.", headings, tuple(rows))
 
 
-def _there(lab: Lab, size: str, case: Case) -> tuple[str, str]:
-    """Mean loss at the rate at which the other diverged, and what it is less than the other's."""
-    if case.lost is None:
-        return NONE, NONE
-    own, other = (_finite(lab.losses(arm, size, case.lost)) for arm in (case.arm, case.other))
-    difference = NONE
-    if case.arm != case.other and own.keys() & other.keys():
-        difference = interval(paired(own, other), 3, "+")
-    return (fixed(fmean(own.values())) if own else "diverged"), difference
-
-
-def _finite(losses: dict[int, float]) -> dict[int, float]:
-    return {seed: loss for seed, loss in losses.items() if math.isfinite(loss)}
+def _against(lab: Lab, size: str, case: Case | None) -> tuple[str, str, str, str]:
+    """What an arm gains over the one it is compared with."""
+    if case is None:
+        return (NONE,) * 4
+    times, there = _times(lab, size, case), _less(lab, size, case, case.lost, case.lost)
+    best = _less(lab, size, case, lab.best(case.arm, size), lab.best(case.other, size))
+    nats = [interval(each, 3, "+") if each else NONE for each in (there, best)]
+    return str(times or NONE), f"{case.lost:g}" if case.lost is not None else NONE, nats[0], nats[1]
 
 
 def _norms(lab: Lab, size: str, cases: list[Case]) -> list[Table]:

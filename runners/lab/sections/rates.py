@@ -100,7 +100,7 @@ def _curves(lab: Lab) -> Figure:
                 color="#555555",
                 linewidth=0.8,
                 linestyle=":",
-                label="initial loss: diverged runs stand here",
+                label="initial loss, or diverged",
             )
             label(ax, "peak learning rate (1)", "final validation loss\n(nats per token)", log="x")
             ax.set_title(f"{size}, N = {count(lab.parameters(size))}" if len(lab.sizes) > 1 else "")

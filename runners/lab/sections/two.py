@@ -69,12 +69,6 @@ def _key(trial: Trial, axis: str) -> tuple[Any, Any, str]:
     return settings.get(BLOCK), settings.get(axis), words
 
 
-def losses(lab: Lab, arm: str, size: str, lr: float) -> Losses:
-    """Final losses by seed, none above the initial one."""
-    initial = lab.initial(arm, size) or math.inf
-    return {seed: min(loss, initial) for seed, loss in lab.losses(arm, size, lr).items()}
-
-
 def effects(four: list[Losses]) -> tuple[Estimate, Estimate, Estimate, Estimate, Estimate] | None:
     """Loss with neither, what each cure alone changes, what both do, and that beyond the sum; over the seeds of all."""
     seeds = sorted(set.intersection(*(set(each) for each in four)))
@@ -98,7 +92,7 @@ def _losses(lab: Lab, size: str, found: list[Square]) -> Table:
     rows = []
     for square in found:
         for lr in lab.rates:
-            seen = effects([losses(lab, arm, size, lr) for arm in square.arms])
+            seen = effects([lab.capped(arm, size, lr) for arm in square.arms])
             if seen:
                 cure = f"{square.cure.rpartition('.')[2]} {square.value:g}"
                 rows.append((
@@ -141,7 +135,7 @@ def _figure(lab: Lab, size: str, found: list[Square]) -> Figure:
         left, middle, right = axes.flat
         for index, arm in enumerate(arms):
             trials = {lr: lab.of(arm, size, lr) for lr in lab.rates if lab.of(arm, size, lr)}
-            means = {lr: estimate(losses(lab, arm, size, lr).values()).mean for lr in trials}
+            means = {lr: estimate(lab.capped(arm, size, lr).values()).mean for lr in trials}
             left.plot(list(means), list(means.values()), **look(index), label=arm)
             logits = {lr: [v for t in each if (v := _logit(t))] for lr, each in trials.items()}
             middle.plot([lr for lr, v in logits.items() if v], [geometric(v).mean for v in logits.values() if v],

@@ -14,6 +14,7 @@ from runners.lab.words import NONE
 
 TITLE = "Early warnings"
 Z = t_quantile(10**5)  # of the normal distribution
+LEAST = 1e-3  # of a threshold, below which the figure is cut off
 HOW = (
     "Thresholds are the same for all studies. A loss has turned at the first logged "
     f"step from which on it stays {SHARE:g} of the margin above that of the best run at a lower rate, everything else "
@@ -97,6 +98,7 @@ def _figure(lab: Lab, diverged: list[Trial], lost: dict[str, int]) -> Figure:
             if words == "diverged":
                 ax.axvline(lost[trial.cell.name], color="#000000", linewidth=1)
             label(ax, "step", "probe over its threshold (1)", log="y")
+            ax.set_ylim(bottom=LEAST)
             ax.set_title(f"{trial.arm}, LR {trial.lr:g}: {words}")
 
     caption = (
