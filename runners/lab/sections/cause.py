@@ -1,14 +1,15 @@
 """Growth of an activation, cause or symptom of divergence: blocks that hold one linear's output (2410.16682)."""
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from runners.lab.critical import Ratio, crossings, ratio, told
-from runners.lab.intervals import Estimate, estimate, geometric, paired
+from runners.lab.intervals import Estimate, geometric, paired
 from runners.lab.lab import Lab
 from runners.lab.plots import Figure, figure, label, look
-from runners.lab.probed import course, layers, logit, short, sites
+from runners.lab.probed import course, largest, layers, short, sites
 from runners.lab.section import Section, Table
 from runners.lab.trials import BLOCK, LR, SEED, Trial, distinct
 from runners.lab.words import NONE, interval, number, rate
@@ -25,6 +26,9 @@ HOW = (
     "grid; it is blind to the level of the loss, which stands beside it. Ratios and differences are paired by seed. "
     "Holding a norm also makes the weight before it free of scale, as every norm does, so it changes more than growth."
 )
+
+
+Line = dict[float, float]  # a value at each learning rate
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def _norms(lab: Lab, size: str, cases: list[Case]) -> list[Table]:
         if other in lost and calm and (grown := norms_of(lab, arm, size, lost[other])):
             linears = linears or list(calm)
             cells = [_grew(grown.get(name, {}), calm[name]) for name in linears]
-            rows.append((arm, f"{lost[other]:g}", *cells, rate(geometric(_logits(lab, arm, size, lost[other])))))
+            rows.append((arm, f"{lost[other]:g}", *cells, _told(_logits(lab, arm, size, lost[other]))))
     if not rows:
         return []
     headings = ("arm", "LR", *(f"Y of {name}" for name in linears), "largest logit (1)")
@@ -181,51 +185,54 @@ def _grew(one: dict[int, float], calm: dict[int, float]) -> str:
     return rate(geometric(one[seed] / calm[seed] for seed in seeds)) if seeds else NONE
 
 
+def _told(values: list[float]) -> str:
+    return rate(geometric(values)) if values else NONE
+
+
 def _logits(lab: Lab, arm: str, size: str, lr: float) -> list[float]:
-    """The largest logit of any layer at the end of each seed's run."""
-    found = []
-    for trial in lab.of(arm, size, lr):
-        ends = [seen.last for layer in range(trial.depth) if (seen := logit(trial, layer))]
-        found.append(max([value for value in ends if math.isfinite(value)], default=1e-9))
-    return [max(value, 1e-9) for value in found]
+    return [value for trial in lab.of(arm, size, lr) if (value := largest(trial))]
 
 
 def _figure(lab: Lab, size: str, cases: list[Case]) -> Figure:
     """Loss, largest logit and the norm of every linear's output against the learning rate, a line for each arm."""
     plain = [case for case in cases if len(_others(lab.of(case.arm, size)[0])) == _fewest(lab, size, cases)]
     arms = distinct(name for case in plain for name in (case.other, case.arm))
-    norms = {(arm, lr): norms_of(lab, arm, size, lr) for arm in arms for lr in lab.rates}
-    linears = distinct(name for found in norms.values() for name in found)
+    panels = _panels(lab, size, arms)
 
     def draw(axes: Any) -> None:
-        panels = list(axes.flat)
-        for index, arm in enumerate(arms):
-            curve = {lr: loss for lr, loss in lab.curve(arm, size).items() if math.isfinite(loss)}
-            panels[0].plot(list(curve), list(curve.values()), **look(index), label=arm)
-            seen = {lr: geometric(found).mean for lr in lab.rates if (found := _logits(lab, arm, size, lr))}
-            panels[1].plot(list(seen), list(seen.values()), **look(index))
-            for ax, name in zip(panels[2:], linears, strict=False):
-                line = {lr: _mean(norms[arm, lr].get(name, {})) for lr in lab.rates if norms[arm, lr].get(name)}
-                ax.plot(list(line), [each.mean for each in line.values()], **look(index))
-        label(panels[0], "peak learning rate (1)", "final validation loss\n(nats per token)", "x")
-        label(panels[1], "peak learning rate (1)", "largest logit (1)", "xy")
-        for ax, name in zip(panels[2:], linears, strict=False):
-            label(ax, "peak learning rate (1)", "‖Y‖ (1)", "xy")
-            ax.set_title(name)
-        for ax in panels[2 + len(linears) :]:
+        for ax, (title, words, lines) in zip(axes.flat, panels, strict=False):
+            for index, line in enumerate(lines):
+                ax.plot(list(line), list(line.values()), **look(index), label=arms[index])
+            label(ax, "peak learning rate (1)", words, "xy" if title else "x")
+            ax.set_title(title)
+        for ax in axes.flat[len(panels) :]:
             ax.set_visible(False)
 
-    caption = "Final loss, largest attention logit, and the norm of every linear's output at the end of the run."
+    caption = "Final loss (median), largest attention logit and norm of every linear's output (means) at the end."
     words = "; ".join(
         f"{arm}: " + ", ".join(f"{lr:g} gives {number(loss, 4)}" for lr, loss in lab.curve(arm, size).items())
         for arm in arms
     )
-    return figure("cause", caption, f"{caption} Losses: {words}.", draw, -(-(2 + len(linears)) // 2), 2, 2.1)
+    return figure("cause", caption, f"{caption} Losses: {words}.", draw, -(-len(panels) // 2), 2, 2.1)
+
+
+def _panels(lab: Lab, size: str, arms: list[str]) -> list[tuple[str, str, list[Line]]]:
+    """Title, words of the axis, and a line for each arm; only what was recorded."""
+    finite = [{lr: loss for lr, loss in lab.curve(arm, size).items() if math.isfinite(loss)} for arm in arms]
+    logits = [_line({lr: _logits(lab, arm, size, lr) for lr in lab.rates}) for arm in arms]
+    panels = [("", "final validation loss\n(nats per token)", finite)]
+    panels += [("largest logit of any layer", "logit (1)", logits)] if any(logits) else []
+    norms = {(arm, lr): norms_of(lab, arm, size, lr) for arm in arms for lr in lab.rates}
+    for name in distinct(name for found in norms.values() for name in found):
+        lines = [_line({lr: norms[arm, lr].get(name, {}).values() for lr in lab.rates}) for arm in arms]
+        panels.append((name, "‖Y‖ (1)", lines))
+    return panels
+
+
+def _line(found: Mapping[float, Collection[float]]) -> Line:
+    """Geometric means over seeds, at the learning rates that have any."""
+    return {lr: geometric(values).mean for lr, values in found.items() if values}
 
 
 def _fewest(lab: Lab, size: str, cases: list[Case]) -> int:
     return min(len(_others(lab.of(case.arm, size)[0])) for case in cases)
-
-
-def _mean(found: dict[int, float]) -> Estimate:
-    return geometric(found.values()) if found else estimate([math.nan])

@@ -1,14 +1,14 @@
 """Two instabilities at once: attention logits that grow and output logits that drift, each cured alone, and both."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from runners.lab.intervals import Estimate, estimate, geometric
 from runners.lab.lab import Lab
 from runners.lab.plots import Figure, figure, label, look
-from runners.lab.probed import course, logit
+from runners.lab.probed import course, largest
 from runners.lab.section import Section, Table
 from runners.lab.trials import BLOCK, LR, SEED, Trial, distinct
 from runners.lab.words import NONE, interval, number, rate
@@ -25,6 +25,7 @@ HOW = (
     "intervals. A loss above the initial one, or of a run that ended early, enters as the initial one."
 )
 Losses = dict[int, float]  # by seed
+Read = Callable[[Lab, str, str, float], float | None]  # of all runs of an arm, at a size and a learning rate
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _ends(lab: Lab, size: str, found: list[Square]) -> Table:
         for lr in lab.rates:
             if trials := lab.of(arm, size, lr):
                 lost = f"{sum(not lab.converged(trial) for trial in trials)} of {len(trials)}"
-                logits = [value for trial in trials if (value := _logit(trial))]
+                logits = [value for trial in trials if (value := largest(trial))]
                 drift = [seen.last for trial in trials if (seen := course(trial, DRIFT)) and math.isfinite(seen.last)]
                 told = rate(geometric(logits)) if logits else NONE
                 rows.append((arm, f"{lr:g}", lost, told, interval(estimate(drift)) if drift else NONE))
@@ -120,36 +121,50 @@ def _ends(lab: Lab, size: str, found: list[Square]) -> Table:
     return Table("Both instabilities at the end of the run, with 95 % intervals over seeds.", headings, tuple(rows))
 
 
-def _logit(trial: Trial) -> float | None:
-    """The largest logit of any layer at the last probed step."""
-    ends = [seen.last for layer in range(trial.depth) if (seen := logit(trial, layer))]
-    finite = [value for value in ends if math.isfinite(value) and value > 0]
-    return max(finite, default=None)
-
-
 def _figure(lab: Lab, size: str, found: list[Square]) -> Figure:
-    """Loss, largest logit and log Z against the learning rate for the arms of the first square."""
+    """Loss, and what was recorded of largest logit and log Z, against the learning rate for the first square's arms."""
     arms = found[0].arms
+    panels = [(words, log, lines) for words, log, read in PANELS if (lines := _lines(lab, size, arms, read))]
 
     def draw(axes: Any) -> None:
-        left, middle, right = axes.flat
-        for index, arm in enumerate(arms):
-            trials = {lr: lab.of(arm, size, lr) for lr in lab.rates if lab.of(arm, size, lr)}
-            means = {lr: estimate(lab.capped(arm, size, lr).values()).mean for lr in trials}
-            left.plot(list(means), list(means.values()), **look(index), label=arm)
-            logits = {lr: [v for t in each if (v := _logit(t))] for lr, each in trials.items()}
-            middle.plot([lr for lr, v in logits.items() if v], [geometric(v).mean for v in logits.values() if v],
-                        **look(index))  # fmt: skip
-            drift = {lr: [seen.last for t in each if (seen := course(t, DRIFT))] for lr, each in trials.items()}
-            right.plot([lr for lr, v in drift.items() if v], [estimate(v).mean for v in drift.values() if v],
-                       **look(index))  # fmt: skip
-        label(left, "peak learning rate (1)", "final validation loss\n(nats per token)", "x")
-        label(middle, "peak learning rate (1)", "largest attention logit (1)", "xy")
-        label(right, "peak learning rate (1)", "log Z (nats)", "x")
+        for ax, (words, log, lines) in zip(axes.flat, panels, strict=True):
+            for index, (arm, line) in enumerate(lines.items()):
+                ax.plot(list(line), list(line.values()), **look(index), label=arm)
+            label(ax, "peak learning rate (1)", words, log)
 
-    caption = "Loss, largest attention logit and log Z at the end of the run, with neither cure, each alone, and both."
+    caption = "At the end of the run, means over seeds, with neither cure, each alone, and both."
     words = "; ".join(
         f"{arm}: " + ", ".join(f"{lr:g} gives {number(loss, 4)}" for lr, loss in lab.curve(arm, size).items())
         for arm in arms
     )
-    return figure("two", caption, f"{caption} Losses: {words}.", draw, 1, 3, 2.6)
+    return figure("two", caption, f"{caption} Losses: {words}.", draw, 1, len(panels), 2.6)
+
+
+def _lines(lab: Lab, size: str, arms: Iterable[str], read: Read) -> dict[str, dict[float, float]]:
+    """By arm and learning rate: what was read of all seeds; nothing where no run has it."""
+    found = {arm: {lr: each for lr in lab.rates if (each := read(lab, arm, size, lr)) is not None} for arm in arms}
+    return found if any(found.values()) else {}
+
+
+def _loss(lab: Lab, arm: str, size: str, lr: float) -> float | None:
+    found = lab.capped(arm, size, lr)
+    return estimate(found.values()).mean if found else None
+
+
+def _sharpness(lab: Lab, arm: str, size: str, lr: float) -> float | None:
+    found = [value for trial in lab.of(arm, size, lr) if (value := largest(trial))]
+    return geometric(found).mean if found else None
+
+
+def _drift(lab: Lab, arm: str, size: str, lr: float) -> float | None:
+    found = [
+        seen.last for trial in lab.of(arm, size, lr) if (seen := course(trial, DRIFT)) and math.isfinite(seen.last)
+    ]
+    return estimate(found).mean if found else None
+
+
+PANELS: tuple[tuple[str, str, Read], ...] = (
+    ("final validation loss\n(nats per token)", "x", _loss),
+    ("largest attention logit (1)", "xy", _sharpness),
+    ("log Z (nats)", "x", _drift),
+)

@@ -49,7 +49,8 @@ def share(count: int, total: int) -> tuple[float, float]:
         raise ValueError("a share of nothing has no interval")
     p, z = count / total, Z**2 / total
     half = Z * math.sqrt(p * (1 - p) / total + z / (4 * total))
-    return max(0.0, (p + z / 2 - half) / (1 + z)), min(1.0, (p + z / 2 + half) / (1 + z))
+    low, high = (p + z / 2 - half) / (1 + z), (p + z / 2 + half) / (1 + z)
+    return (low if count else 0.0), (high if count < total else 1.0)
 
 
 def _row(alarm: Alarm, diverged: list[Trial], lost: dict[str, int], steady: list[Trial]) -> tuple[str, ...]:
