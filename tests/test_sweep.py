@@ -219,7 +219,7 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(tmp_path, tiny, capfd):
     assert {line.split()[-1] for line in cells} == {"missing"}
     assert {line.split()[2] for line in cells} == {f"{8 * 4 * 16}"}
     assert re.fullmatch(r"4 of 4 cells to run: 2,048 tokens, about [\d:]+ with 2 at once", total)
-    assert basis.startswith("time: from 3 steps and a validation of each kind of cell")
+    assert basis.startswith("time: 3 steps and a validation of each kind of cell, taken here just now, processor time")
     assert not (tmp_path / "out").exists()
 
 
