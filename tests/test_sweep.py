@@ -17,7 +17,7 @@ from sweep_case import STUDY, begun, story, sweep, waited, write_study
 from train_case import assert_same
 
 from blockgraph.errors import SpecError
-from runners import speed, study, train
+from runners import report, speed, study, train
 from runners.studies import cluster, local
 from runners.studies.directory import claim
 from runners.sweep import FAILED, command
@@ -199,6 +199,13 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path, tiny,
     assert waited(begun(tiny, out, "--jobs", "2")) == 0
     assert story(out) == story(straight)
     assert not list(out.rglob(".*.tmp"))
+    assert reported(out, tmp_path / "one") == reported(straight, tmp_path / "other")
+
+
+def reported(found, folder):
+    """The bytes of every file of a study's report."""
+    assert report.command([str(found), "-o", str(folder)]) == 0
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def until(happened, seconds=60):
