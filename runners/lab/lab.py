@@ -15,11 +15,16 @@ REFERENCES = ("qk_norm", "baseline")  # what others are compared with, the first
 
 @dataclass(frozen=True)
 class Lab:
-    """A study and its trials; `margin` is what the verdict allows in nats where the study gives none of its own."""
+    """A study and its trials.
+
+    `margin` is what the verdict allows in nats where the study gives none of its own, `layer` the one whose norms are
+    drawn.
+    """
 
     study: Study
     trials: tuple[Trial, ...]
     margin: float
+    layer: int = 1
 
     @cached_property
     def arms(self) -> list[str]:
