@@ -26,8 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", help="directory of a study of the paper's blocks that is over")
     parser.add_argument("--train", nargs="*", default=[], metavar="CELL", help="cells to train again by hand")
+    parser.add_argument("--seed", type=int, help="compare the cells of this seed alone")
     asked = parser.parse_args()
     cells = [cell for cell in study.read(asked.study).cells if cell.state == "finished"]
+    if asked.seed is not None:
+        cells = [cell for cell in cells if cell.settings["train.seed"] == asked.seed]
     if asked.train:
         told("cell", "held-out loss", "trained by hand", "difference", "training losses of 100 steps, apart")
         for cell in cells:
