@@ -9,7 +9,7 @@ from typing import Any
 from runners.checkpoint import Checkpoint
 from runners.metrics import Metrics, events
 from runners.outcome import Outcome, held_out, validation
-from runners.overhead import Overhead
+from runners.overhead import Overhead, timer
 from runners.passed import Interval, batch_of
 from runners.progress import Progress, clock
 from runners.rundir import METRICS
@@ -44,6 +44,7 @@ class Loop:
         self.passed = self._passed([])
         self.first, self.began, self.kept = 0, 0.0, 0
         self.overhead, self.probed = Overhead(), dict[str, float]()
+        self.timer = timer(self.world.device.type)
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint."""
@@ -105,7 +106,7 @@ class Loop:
 
     def _advance(self) -> Outcome | None:
         """Take a step, validate where it is due and log; how the run ends there, if it does."""
-        began = time.perf_counter()
+        began, opened = time.perf_counter(), self.timer()
         number = self.done + 1
         if self._is_probed(number):
             self.trainer.probing.start()
@@ -113,7 +114,7 @@ class Loop:
         self.probed = self.trainer.probing.finish()
         seconds = time.perf_counter() - began
         self.pace.add(seconds)
-        self.overhead.add(seconds, bool(self.probed))
+        self.overhead.add(self.timer() - opened, bool(self.probed))
         if fault := self.watch.fault(step):
             return self._answer(step, fault)
         self._count(step)

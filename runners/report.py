@@ -59,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         help="where the study's rule does not judge final losses: a run diverged whose final validation loss lies "
         "so far above the lowest at a lower learning rate, everything else equal (default 0.5)",
     )  # fmt: skip
+    parser.add_argument(
+        "--layer", metavar="N", type=_layer, default=1,
+        help="whose norms the figures show, counted from 0; of fewer layers the first (default 1, as in the paper)",
+    )  # fmt: skip
     add_ops(parser)
     return parser
 
@@ -71,6 +75,12 @@ def _nats(word: str) -> float:
     if not 0 <= nats < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number of nats, 0 or more, found '{word}'")
     return nats
+
+
+def _layer(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected the number of a layer, 0 or more, found '{word}'")
+    return int(word)
 
 
 def made(found: study.Study, options: argparse.Namespace) -> list[Path]:
@@ -86,7 +96,7 @@ def made(found: study.Study, options: argparse.Namespace) -> list[Path]:
     from runners.lab.writers.markdown import markdown
     from runners.lab.writers.page import html
 
-    done = report(Lab(found, trials(found, own_ops(options.ops)), options.margin))
+    done = report(Lab(found, trials(found, own_ops(options.ops)), options.margin, options.layer))
     out = options.output or found.directory / "report"
     _folder(out / FIGURES)
     drawn = {place(figure, kind): data for section in done.sections for figure in section.figures

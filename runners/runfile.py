@@ -84,7 +84,8 @@ def _line(key: str, value: Any, indent: str) -> str:
 
 def _named(text: Mapping, path: Path) -> Mapping:
     """The text with the file's name as the run's, where it gives none."""
-    return replace(text, items={"run": Scalar(path.stem, text.place, path.stem)} | text.items)
+    name = Scalar(path.stem, text.place, path.stem)
+    return replace(text, items={"run": name} | text.items, keys={"run": text.place} | text.keys)
 
 
 def _overridden(text: Mapping, override: str) -> Mapping:

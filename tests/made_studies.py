@@ -39,7 +39,7 @@ def make(
     lines = []
     for values in product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
-        name = "-".join(str(value).replace("/", "_") for value in values)
+        name = "-".join(Path(value).stem if "/" in str(value) else str(value) for value in values)
         lines.append(json.dumps({"name": name, "settings": settings, "probe": False}))
         keys = base | {key: value for axis in axes for key, value in _keys(axis, settings[axis], points or {}).items()}
         (folder / "cells" / f"{name}.yaml").write_text(runfile.to_yaml(_nested(keys)))

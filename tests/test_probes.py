@@ -351,7 +351,16 @@ def test_the_cost_that_a_run_tells_is_that_of_its_medians_without_the_first_step
     cost = Overhead()
     for seconds, probed in [(9.0, False), (9.0, True)] + [(2.0, False)] * 16 + [(4.0, True)] * 3:
         cost.add(seconds, probed)
-    assert cost.text == "probes: 16.0% of the run, 50% of a probed step"
+    assert cost.text == "probes: 16.0% of the run, 50% of a probed step (median of 3)"
+
+
+def test_a_machine_that_slows_down_changes_nothing_of_the_cost_that_a_run_tells():
+    cost = Overhead()
+    for slower in (1.0, 1.0, 1.0, 7.0, 1.0, 3.0):
+        for _ in range(20):
+            cost.add(2.0 * slower, False)
+        cost.add(2.5 * slower, True)
+    assert cost.text.endswith(", 20% of a probed step (median of 5)")
 
 
 def test_too_few_steps_say_nothing_of_their_cost():

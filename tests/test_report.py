@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Sheet
 
 from runners import report as module
 from runners.lab import plots
-from runners.lab.sections import table3
+from runners.lab.sections import blockmap, norms, table3
 from runners.lab.writers import latex, markdown
 from runners.report import command
 
@@ -150,6 +150,17 @@ def test_norms_of_every_layer_are_compared_at_the_last_step_of_both(made):
     assert len(found) == 2 + 8
     assert len(ratios) == 1
     assert ratios.pop() > 1
+
+
+def test_the_norms_of_any_layer_are_drawn(tmp_path):
+    axes = AXES | {"block": ["baseline"], "size": ["small"]}
+    study = make(tmp_path / "layers", axes, loss, points=POINTS, probes=probes, base={})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runners.lab.report.SECTIONS", (norms.section, blockmap.section))
+        for layer, shown in (("0", 0), ("1", 1), ("7", 0)):
+            assert command([str(study), "--layer", layer]) == 0
+            assert f"L2 norms of W, X and Y of every linear: baseline, seed 0, layer {shown}." in text(study)
+            assert f"*baseline, layer {shown}, LR " in text(study)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ import torch
 from sweep_case import STUDY, begun, story, sweep, waited, write_study
 from train_case import assert_same
 
-from runners import speed, study, train
-from runners.studies import local
+from blockgraph.errors import SpecError
+from runners import report, speed, study, train
+from runners.studies import cluster, local
 from runners.studies.directory import claim
 from runners.sweep import FAILED, command
 from runners.trainer import Trainer
@@ -198,6 +199,13 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path, tiny,
     assert waited(begun(tiny, out, "--jobs", "2")) == 0
     assert story(out) == story(straight)
     assert not list(out.rglob(".*.tmp"))
+    assert reported(out, tmp_path / "one") == reported(straight, tmp_path / "other")
+
+
+def reported(found, folder):
+    """The bytes of every file of a study's report."""
+    assert report.command([str(found), "-o", str(folder)]) == 0
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def until(happened, seconds=60):
@@ -218,7 +226,7 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(tmp_path, tiny, capfd):
     assert {line.split()[-1] for line in cells} == {"missing"}
     assert {line.split()[2] for line in cells} == {f"{8 * 4 * 16}"}
     assert re.fullmatch(r"4 of 4 cells to run: 2,048 tokens, about [\d:]+ with 2 at once", total)
-    assert basis.startswith("time: from 3 steps and a validation of each kind of cell")
+    assert basis.startswith("time: 3 steps and a validation of each kind of cell, taken here just now, processor time")
     assert not (tmp_path / "out").exists()
 
 
@@ -248,12 +256,17 @@ def test_several_devices_are_a_matter_of_torchrun(tmp_path, tiny, capfd):
     assert first[:6] == ["torchrun", "--standalone", "--nproc-per-node", "4", "-m", "runners.train"]
 
 
+class RefusedError(RuntimeError):
+    """Stands in for submitit's own."""
+
+
 class Submitit:
     """Stands in for submitit: remembers what it was given."""
 
     def __init__(self):
-        self.parameters, self.commands, self.done, self.batches = {}, [], set(), 0
+        self.parameters, self.commands, self.batches, self.refuses = {}, [], 0, ""
         self.helpers = SimpleNamespace(CommandFunction=list)
+        self.core = SimpleNamespace(utils=SimpleNamespace(FailedJobError=RefusedError))
 
     def AutoExecutor(self, folder, cluster):
         assert cluster == "slurm"
@@ -267,11 +280,10 @@ class Submitit:
         return nullcontext()
 
     def submit(self, words):
+        if self.refuses:
+            raise RefusedError(self.refuses)
         self.commands.append(words)
         return SimpleNamespace(job_id=f"7_{len(self.commands)}")
-
-    def SlurmJob(self, folder, job):
-        return SimpleNamespace(done=lambda force_check: job in self.done)
 
 
 def test_slurm_gets_one_array_of_the_cells_that_are_left(tmp_path, tiny, capfd, monkeypatch):
@@ -286,10 +298,34 @@ def test_slurm_gets_one_array_of_the_cells_that_are_left(tmp_path, tiny, capfd, 
     assert stand_in.parameters.items() >= asked.items()
     assert "slurm_account" not in stand_in.parameters
     assert capfd.readouterr().out.endswith("4 cells handed over, 0 in the queue already\n")
-    stand_in.done = {"7_2"}
+    monkeypatch.setattr(cluster, "_queue", lambda: {"7_1", "7_3", "7_4"})
     assert sweep(wide, tmp_path / "out", "--engine", "slurm") == 0
     assert len(stand_in.commands) == 5, "the one whose job is over, without having ended the cell"
     assert stand_in.commands[4] == stand_in.commands[1]
+
+
+def test_what_slurm_refuses_is_told_with_what_was_asked_for(tmp_path, tiny, capfd, monkeypatch):
+    stand_in = Submitit()
+    stand_in.refuses = "sbatch: error: Invalid generic resource\n(gres) specification"
+    monkeypatch.setitem(sys.modules, "submitit", stand_in)
+    assert sweep(tiny, tmp_path / "out", "--engine", "slurm") == 1
+    assert capfd.readouterr().err == (
+        "--engine slurm: error: Slurm took no job: sbatch: error: Invalid generic resource (gres) specification; "
+        "a cell asks for 1 GPU and 8 cores; `slurm: {gpus: 0, cpus: 1}` in the study asks for less\n"
+    )
+
+
+@pytest.mark.parametrize(("script", "told"), [("echo 7_1; echo 9", {"7_1", "9"}), ("echo no >&2; exit 1", "no")])
+def test_the_queue_is_what_squeue_says(tmp_path, monkeypatch, script, told):
+    stand_in = tmp_path / "squeue"
+    stand_in.write_text(f"#!/bin/sh\n{script}\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    if isinstance(told, set):
+        assert cluster._queue() == told
+    else:
+        with pytest.raises(SpecError, match=f"the queue cannot be read: {told}"):
+            cluster._queue()
 
 
 def test_slurm_without_its_package_is_told(tmp_path, tiny, capfd, monkeypatch):

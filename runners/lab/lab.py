@@ -15,11 +15,16 @@ REFERENCES = ("qk_norm", "baseline")  # what others are compared with, the first
 
 @dataclass(frozen=True)
 class Lab:
-    """A study and its trials; `margin` is what the verdict allows in nats where the study gives none of its own."""
+    """A study and its trials.
+
+    `margin` is what the verdict allows in nats where the study gives none of its own, `layer` the one whose norms are
+    drawn.
+    """
 
     study: Study
     trials: tuple[Trial, ...]
     margin: float
+    layer: int = 1
 
     @cached_property
     def arms(self) -> list[str]:
@@ -35,6 +40,10 @@ class Lab:
     def rates(self) -> list[float]:
         """All learning rates, lowest first."""
         return sorted({trial.lr for trial in self.trials})
+
+    def sized(self, size: str) -> str:
+        """A size as the end of a caption; nothing where the study has one size."""
+        return f", {size}" if len(self.sizes) > 1 else ""
 
     @property
     def seeds(self) -> list[int]:
@@ -66,6 +75,12 @@ class Lab:
         """Final validation loss of each seed, infinite where it diverged."""
         return {trial.seed: trial.loss for trial in self.of(arm, size, lr) if trial.loss is not None}
 
+    def capped(self, arm: str, size: str, lr: float) -> dict[int, float]:
+        """Final validation loss of each seed, none above the initial one, which stands for runs that diverged."""
+        initial = self.initial(arm, size)
+        found = self.losses(arm, size, lr).items()
+        return {seed: min(loss, math.inf if initial is None else initial) for seed, loss in found}
+
     def curve(self, arm: str, size: str) -> dict[float, float]:
         """Median over seeds of the final loss, at each learning rate that was run."""
         found = {lr: self.losses(arm, size, lr) for lr in self.rates}
@@ -90,6 +105,12 @@ class Lab:
     def reference(self) -> str:
         """The arm that others are compared with."""
         return next((name for name in REFERENCES if name in self.arms), self.arms[0])
+
+    @property
+    def allowed(self) -> float:
+        """Nats that a final loss may lie above the lowest at a lower rate, where the study's rule has no such margin
+        too."""
+        return self.margin if self._margin is None else self._margin
 
     @property
     def rule(self) -> str:

@@ -1,5 +1,6 @@
 """What the probes of a trial recorded, found by layer and quantity instead of by an architecture's names."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,12 @@ def logit(trial: Trial, layer: int = 0) -> Course | None:
     about = ((column.name, column.meaning) for column in trial.series.columns)
     found = [name for name, meaning in about if meaning.startswith(LOGIT) and layer_of(name) == layer]
     return course(trial, found[0]) if found else None
+
+
+def largest(trial: Trial) -> float | None:
+    """The largest attention logit of any layer at the end of a run; None where none was recorded, or none is finite."""
+    ends = [seen.last for layer in range(trial.depth) if (seen := logit(trial, layer))]
+    return max((value for value in ends if 0 < value < math.inf), default=None)
 
 
 def common_step(courses: list[Course]) -> int:

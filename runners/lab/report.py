@@ -8,17 +8,21 @@ from runners.lab.section import Section, Table
 from runners.lab.sections import (
     attention,
     blockmap,
+    cause,
     curves,
     epsilon,
     forecast,
     knobs,
     norms,
+    order,
     output,
     rates,
     shape,
     softmax,
     table3,
     table4,
+    two,
+    warnings,
 )
 from runners.lab.words import number
 from runners.study import Cell
@@ -27,17 +31,21 @@ SECTIONS: tuple[Callable[[Lab], Section], ...] = tuple(
     module.section
     for module in (
         table3,
+        order,
         table4,
         curves,
         norms,
         blockmap,
+        cause,
         softmax,
         attention,
+        warnings,
         rates,
         shape,
         forecast,
         knobs,
         output,
+        two,
         epsilon,
     )
 )

@@ -1,7 +1,9 @@
 """Cells of a study as plain commands, printed for any scheduler or handed to Slurm as one array of jobs."""
 
+import getpass
 import json
 import shlex
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,8 @@ def submit(directory: StudyDir, commands: dict[str, list[str]], slurm: Slurm) ->
     submitit = _submitit()
     folder = directory.path / FOLDER
     before = _jobs(directory.path)
-    queued = {name for name, job in before.items() if not submitit.SlurmJob(folder, job).done(force_check=True)}
+    queue = _queue() if before else set()
+    queued = {name for name, job in before.items() if job in queue}
     waiting = {name: words for name, words in commands.items() if name not in queued}
     if not waiting:
         return {}
@@ -47,8 +50,11 @@ def submit(directory: StudyDir, commands: dict[str, list[str]], slurm: Slurm) ->
     except RuntimeError as error:
         raise SpecError([Problem(str(error).strip(), ENGINE, "`--engine commands` prints the commands")]) from None
     executor.update_parameters(**parameters(directory.path.name, slurm))
-    with executor.batch():
-        jobs = {name: executor.submit(submitit.helpers.CommandFunction(words)) for name, words in waiting.items()}
+    try:
+        with executor.batch():
+            jobs = {name: executor.submit(submitit.helpers.CommandFunction(words)) for name, words in waiting.items()}
+    except submitit.core.utils.FailedJobError as error:
+        raise SpecError([Problem(_refused(error), ENGINE, _asked(slurm))]) from None
     ids = {name: str(job.job_id) for name, job in jobs.items()}
     save(directory.path / JOBS, json.dumps(before | ids, indent=1) + "\n")
     return ids
@@ -71,6 +77,31 @@ def parameters(name: str, slurm: Slurm) -> dict[str, Any]:
         "slurm_setup": slurm.setup or None,
     }
     return {key: value for key, value in asked.items() if value is not None}
+
+
+def _queue() -> set[str]:
+    """Jobs of this user that wait or run, one of an array as `7_2`.
+
+    It is the queue that is asked, because a cluster without accounting knows nothing else of a job.
+    """
+    words = ["squeue", "--noheader", "--array", "--format=%i", "--user", getpass.getuser()]
+    try:
+        asked = subprocess.run(words, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        told = " ".join((getattr(error, "stderr", None) or str(error)).split())
+        raise SpecError([Problem(f"the queue cannot be read: {told}", ENGINE)]) from None
+    return set(asked.stdout.split())
+
+
+def _refused(error: Exception) -> str:
+    """What sbatch said when it took no job."""
+    return f"Slurm took no job: {' '.join(str(error).split())}"
+
+
+def _asked(slurm: Slurm) -> str:
+    """What a cluster may not have of what a cell asks for."""
+    gpus = f"{slurm.gpus} GPU{'s' * (slurm.gpus != 1)} and " if slurm.gpus else ""
+    return f"a cell asks for {gpus}{slurm.cpus} cores; `slurm: {{gpus: 0, cpus: 1}}` in the study asks for less"
 
 
 def _jobs(path: Path) -> dict[str, str]:

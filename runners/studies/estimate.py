@@ -17,17 +17,24 @@ from runners.studies.file import Planned, StudyFile
 from runners.studies.fork import forked
 from runners.studies.local import cores, prepared
 
+LOADED = 1.2  # times the processor time, from which on the clock's is told
+TICK = 1e-6  # seconds that a measurement takes at least
 STEPS = 3  # that are timed, after one that warms up
 HEAD = ("cell", "parameters", "tokens", "time", "state")
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that a run takes: before its first step, for a step, and for a validation."""
+    """Seconds that a run takes: before its first step, for a step, and for a validation.
+
+    With one thread they are processor time, which other programs do not lengthen; by the clock it was `longer` times
+    that. With more they are the clock's, because threads of torch wait for each other at full speed.
+    """
 
     start: float
     step: float
     validation: float
+    longer: float
 
     def of(self, cell: Planned) -> float:
         """Seconds of a whole cell, if nothing ends it early."""
@@ -62,18 +69,29 @@ def listing(study: StudyFile, cells: list[Planned], out: Path, jobs: int) -> str
 def _seconds(study: StudyFile, cells: list[Planned], jobs: int) -> tuple[Callable[[Planned], float], str]:
     """How long a cell takes, and how that is known: from a few steps taken here, or from a device's published rate."""
     slurm = study.config.slurm
-    if slurm:
-        rates, gpus = DEVICES[slurm.device].rates, max(1, slurm.gpus)
+    if slurm and slurm.gpus:
+        rates, gpus = DEVICES[slurm.device].rates, slurm.gpus
         told = f"time: {gpus} x {slurm.device} a cell, matrix products at {UTILISATION:.0%} of the published rate"
         return lambda cell: flops(study, cell) / (rates[cell.run.config.train.precision] * gpus * UTILISATION), told
     times: dict[str, Times] = {}
     if cells and (code := prepared(cells, study.ops)):
         raise SystemExit(code)
+    threads = max(1, cores() // jobs)
     for cell in cells:
         key = _kind(cell)
-        times[key] = times.get(key) or _timed(study, cell, max(1, cores() // jobs))
-    told = f"time: from {STEPS} steps and a validation of each kind of cell, taken here just now, alone on the machine"
-    return lambda cell: times[_kind(cell)].of(cell), told
+        times[key] = times.get(key) or _timed(study, cell, threads)
+    return lambda cell: times[_kind(cell)].of(cell), _basis(list(times.values()), threads)
+
+
+def _basis(times: list[Times], threads: int) -> str:
+    """How the times were taken, and how loaded the machine was."""
+    what = f"{STEPS} steps and a validation of each kind of cell, taken here just now"
+    if threads > 1:
+        return f"time: {what} with {threads} threads, by the clock; load before: {os.getloadavg()[0]:.1f}"
+    told = f"time: {what}, processor time of one thread, as on a core of its own"
+    if times and (longer := max(each.longer for each in times)) > LOADED:
+        told += f"; others took so much of it that the clock showed {longer:.1f} times as long"
+    return told
 
 
 def _kind(cell: Planned) -> str:
@@ -110,17 +128,20 @@ def _time(study: StudyFile, cell: Planned, threads: int) -> list[float]:
     from runners.world import World
 
     torch.set_num_threads(threads)
-    began = time.perf_counter()
+    now = time.process_time if threads == 1 else time.perf_counter
+    began, opened = now(), time.perf_counter()
     world = World(Launch(), torch.device("cpu"))
     found = inputs.lowered_for(cell.run, inputs.prepare(cell.run, study.ops), world)
     trainer = inputs.build(cell.run, found, world)
     trainer.step(1)
-    ready = time.perf_counter()
+    ready = now()
     for number in range(STEPS):
         trainer.step(2 + number)
-    stepped = time.perf_counter()
+    stepped = now()
     trainer.evaluate()
-    return [ready - began, (stepped - ready) / STEPS, time.perf_counter() - stepped]
+    ended, closed = now(), time.perf_counter()
+    longer = (closed - opened) / max(ended - began, TICK)
+    return [ready - began, (stepped - ready) / STEPS, ended - stepped, longer]
 
 
 def _row(study: StudyFile, cell: Planned, left: str, state: str) -> tuple[str, ...]:

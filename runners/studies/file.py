@@ -122,7 +122,7 @@ def load(path: Path, ops: Table[str, type[Op]]) -> StudyFile:
     """Read a study file; raises `SpecError` with every fault of the study, not of its cells."""
     text, problems = read(path), Problems()
     name = {"study": Scalar(path.stem, text.place, path.stem)}
-    config = fill(StudyConfig, replace(text, items=name | text.items), problems)
+    config = fill(StudyConfig, replace(text, items=name | text.items, keys={"study": text.place} | text.keys), problems)
     problems.stop_if_any()
     assert config is not None
     points = _points(text, problems)

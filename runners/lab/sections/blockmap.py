@@ -16,7 +16,7 @@ from runners.lab.measured import ends, paths
 from runners.lab.plots import Figure, named
 from runners.lab.probed import course, layers, sites
 from runners.lab.section import Section
-from runners.lab.sections.norms import LAYER, pair_of
+from runners.lab.sections.norms import pair_of
 from runners.lab.slider import Panel, Slider
 from runners.lab.trials import Trial
 
@@ -37,7 +37,8 @@ def section(lab: Lab) -> Section:
     pair = pair_of(lab)
     if pair is None:
         return Section(TITLE, missing="probes of the linears in a run that converged and in one that diverged")
-    layer = LAYER if LAYER in layers(pair.steady, f".{QUANTITY}") else 0
+    found = layers(pair.steady, f".{QUANTITY}")
+    layer = lab.layer if lab.layer in found else found[0]
     steps = _steps([trial for _, trial in pair.both], layer)
     values = [_values(trial, layer, steps) for _, trial in pair.both]
     low, high = ends(v for each in values for series in each.values() for v in series)

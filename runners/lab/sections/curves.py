@@ -62,8 +62,7 @@ def _methods(lab: Lab, size: str, best: dict[str, float]) -> Figure:
             _line(ax, lab.of(arm, size, lr)[0], f"{arm}, LR {lr:g}", index)
         label(ax, "training tokens (millions)", "training loss (nats per token)")
 
-    sized = "" if len(lab.sizes) == 1 else f", {size}"
-    caption = f"Training loss of every method at its best learning rate{sized}, first seed, smoothed."
+    caption = f"Training loss of every method at its best learning rate{lab.sized(size)}, first seed, smoothed."
     ends = "; ".join(f"{arm} {_end(lab.of(arm, size, lr)[0])}" for arm, lr in best.items())
     return figure("methods", caption, f"{caption} Final validation losses: {ends}.", draw)
 
@@ -82,7 +81,7 @@ def _rates(lab: Lab, size: str, arm: str) -> Figure:
         label(ax, "training tokens (millions)", "training loss (nats per token)")
         ax.set_ylim(top=min(ax.get_ylim()[1], TOP * max(tops)))
 
-    caption = f"Training loss of {arm} at every learning rate, {size}, first seed, smoothed: how it stops converging."
+    caption = f"Training loss of {arm}{lab.sized(size)} at every learning rate, first seed, smoothed: how it stops."
     ends = "; ".join(f"LR {lr:g} {_end(lab.of(arm, size, lr)[0])}" for lr in rates)
     return figure(f"rates-{lab.arms.index(arm)}", caption, f"{caption} Final validation losses: {ends}.", draw)
 
@@ -114,9 +113,8 @@ def _steps(lab: Lab, size: str, best: dict[str, float]) -> list[Table]:
     for arm, lr in best.items():
         trials = lab.of(arm, size, lr)
         rows.append((arm, f"{lr:g}", *(_told([steps_to(trial, loss) for trial in trials]) for loss in (easy, hard))))
-    sized = "" if len(lab.sizes) == 1 else f", {size}"
     headings = ("block", "best LR", f"steps to {easy:.3f} nats", f"steps to {hard:.3f} nats")
-    return [Table(f"Steps until the validation loss first reached a value{sized}.", headings, tuple(rows))]
+    return [Table(f"Steps until the validation loss first reached a value{lab.sized(size)}.", headings, tuple(rows))]
 
 
 def _told(steps: list[int | None]) -> str:

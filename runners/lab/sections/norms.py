@@ -14,7 +14,6 @@ from runners.lab.trials import Trial
 from runners.lab.words import NONE, number
 
 TITLE = "Norms of the linears, converging against diverging (Tables 1 and 2)"
-LAYER = 1  # the second block, which the paper shows
 FORWARD = (("weight.l2", "W", "1"), ("x.l2", "X", "1"), ("y.l2", "Y", "1"))
 BACKWARD = (("dx.l2", "dX", "nats"), ("dy.l2", "dY", "nats"))
 Kinds = tuple[tuple[str, str, str], ...]  # quantity, letter, unit
@@ -41,8 +40,8 @@ def section(lab: Lab) -> Section:
     if pair is None:
         return Section(TITLE, missing="probes of the linears in a run that converged and in one that diverged")
     found = layers(pair.steady, ".y.l2")
-    layer = LAYER if LAYER in found else found[0]
-    where = f"{pair.steady.arm}, {pair.steady.size}, seed {pair.steady.seed}, layer {layer}"
+    layer = lab.layer if lab.layer in found else found[0]
+    where = f"{pair.steady.arm}{lab.sized(pair.steady.size)}, seed {pair.steady.seed}, layer {layer}"
     figures = [
         _figure(pair, layer, kinds, f"L2 norms of {_letters(kinds)} of every linear: {where}.", name)
         for name, kinds in (("norms", _recorded(pair, layer, FORWARD)), ("gradients", _recorded(pair, layer, BACKWARD)))

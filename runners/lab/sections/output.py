@@ -26,10 +26,10 @@ def section(lab: Lab) -> Section:
         return Section(TITLE, missing="the probes of the output logits")
     highest = max(trial.lr for trial in probed)
     shown = [trial for trial in probed if trial.lr == highest]
-    return Section(TITLE, (HOW,), (_table(lab, probed),), (_figure(size, shown),))
+    return Section(TITLE, (HOW,), (_table(lab, probed),), (_figure(lab, size, shown),))
 
 
-def _figure(size: str, shown: list[Trial]) -> Figure:
+def _figure(lab: Lab, size: str, shown: list[Trial]) -> Figure:
     def draw(axes: Any) -> None:
         for ax, (name, words) in zip(axes.flat, KINDS, strict=True):
             for index, trial in enumerate(shown):
@@ -38,7 +38,7 @@ def _figure(size: str, shown: list[Trial]) -> Figure:
                     ax.plot(found.steps, found.values, **look(index), markevery=every, label=trial.arm)
             label(ax, "step", words)
 
-    caption = f"Output logits over the run, {size}, LR {shown[0].lr:g}, first seed."
+    caption = f"Output logits over the run{lab.sized(size)}, LR {shown[0].lr:g}, first seed."
     ends = "; ".join(f"{trial.arm} {number(_end(trial, KINDS[0][0]))}" for trial in shown)
     return figure("output", caption, f"{caption} Mean logit at the end: {ends}.", draw, 1, 2, 2.6)
 

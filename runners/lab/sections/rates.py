@@ -100,7 +100,7 @@ def _curves(lab: Lab) -> Figure:
                 color="#555555",
                 linewidth=0.8,
                 linestyle=":",
-                label="initial loss: diverged runs stand here",
+                label="initial loss, or diverged",
             )
             label(ax, "peak learning rate (1)", "final validation loss\n(nats per token)", log="x")
             ax.set_title(f"{size}, N = {count(lab.parameters(size))}" if len(lab.sizes) > 1 else "")
@@ -109,7 +109,8 @@ def _curves(lab: Lab) -> Figure:
 
     columns = min(2, len(sizes))
     words = "; ".join(
-        f"{arm} at {size}: " + ", ".join(f"{lr:g} gives {number(loss, 4)}" for lr, loss in lab.curve(arm, size).items())
+        f"{arm}{lab.sized(size)}: "
+        + ", ".join(f"{lr:g} gives {number(loss, 4)}" for lr, loss in lab.curve(arm, size).items())
         for size in sizes for arm in lab.arms if lab.curve(arm, size)
     )  # fmt: skip
     caption = "Final validation loss against peak learning rate, median over seeds."

@@ -1,0 +1,174 @@
+"""Sections that ask for an order, a cause, two instabilities and warnings: on studies whose answers are known."""
+
+import math
+from pathlib import Path
+
+import pytest
+from made_studies import STEPS, Loss, Settings, make, noise
+
+from blockgraph.library import shipped_folder
+from blockgraph.ops import OPS
+from runners import study
+from runners.lab.alarms import ALARMS, reference, smooth, turn
+from runners.lab.critical import Crossing, crossing, ratio
+from runners.lab.lab import Lab
+from runners.lab.section import Section
+from runners.lab.sections import cause, order, two, warnings
+from runners.lab.trials import trials
+
+RATES, SEEDS = [0.01, 0.1], [0, 1, 2]
+HOLD = str(shipped_folder() / "ablations/hold_qkv.yaml")
+NORMS = str(shipped_folder() / "ablations/all_norm.yaml")
+
+
+def lab_of(folder: Path) -> Lab:
+    found = study.read(folder)
+    return Lab(found, trials(found, OPS), 0.5)
+
+
+def rows(section: Section, place: int = 0) -> dict[str, tuple[str, ...]]:
+    return {row[0]: row[1:] for row in section.tables[place].rows}
+
+
+# Critical rates
+
+
+def test_a_crossing_is_read_on_the_line_between_two_losses():
+    assert crossing({1e-2: 3.0, 1.0: 4.0}, 0.5).rate == pytest.approx(0.1)
+    assert crossing({1e-2: 3.0, 1.0: math.inf}, 0.5).rate == pytest.approx(0.1)
+    assert crossing({1e-3: 3.5, 1e-2: 3.0, 1e-1: 3.2, 1.0: 3.8}, 0.5) == Crossing(pytest.approx(10**-0.5))
+
+
+def test_a_crossing_outside_of_the_grid_is_a_bound():
+    assert crossing({1e-2: 3.0, 1e-1: 3.4}, 0.5) == Crossing(0.1, "≥ ")
+    assert crossing({1e-2: math.inf, 1e-1: math.inf}, 0.5) == Crossing(0.01, "≤ ")
+    assert not ratio({0: Crossing(1.0, "≥ "), 1: Crossing(1.1)}, {0: Crossing(0.1), 1: Crossing(0.11)}).lower
+    assert ratio({0: Crossing(1.0, "≥ "), 1: Crossing(1.0)}, {0: Crossing(0.1), 1: Crossing(0.1)}).higher
+    assert not ratio({0: Crossing(1.0), 1: Crossing(1.0)}, {0: Crossing(0.1, "≥ "), 1: Crossing(0.1)}).higher
+
+
+def test_a_low_rate_that_only_learns_slowly_crosses_nothing():
+    assert crossing({1e-3: 6.0, 1e-2: 3.0, 1e-1: 3.1}, 0.5).sign == "≥ "
+
+
+# The paper's order
+
+
+def rising(edges: dict[str, float]) -> Loss:
+    """Final losses that rise by two nats a decade from an edge of each block on."""
+    return lambda s: 3 + max(0.0, 2 * math.log10(s["optim.lr"] / edges[s["block"]])) + noise(s, 0.001)
+
+
+@pytest.mark.parametrize(("edges", "word", "share"), [
+    (order.PAPER, "holds", 1.0), ({block: 2.4e-4 / rate for block, rate in order.PAPER.items()}, "fails", 0.0),
+])  # fmt: skip
+def test_claims_hold_where_losses_follow_the_paper_and_fail_where_they_turn_it_around(tmp_path, edges, word, share):
+    axes = {"block": list(order.PAPER), "optim.lr": [3e-3, 1e-2, 3e-2, 1e-1, 3e-1], "train.seed": SEEDS}
+    lab = lab_of(make(tmp_path / "made", axes, rising(edges)))
+    found = order.section(lab)
+    assert {cell.rpartition(": ")[2] for row in found.tables[1].rows for cell in row[2:]} == {word}
+    assert len(found.tables[1].rows) == len(order.CLAIMS)
+    together, pairs = order.agreement({block: order.crossings(lab, block, lab.sizes[0], 0.5) for block in lab.arms})
+    assert together == share * pairs
+
+
+# Cause or symptom
+
+
+def growing(settings: Settings, step: int) -> dict[str, float]:
+    """Norms that grow with the rate, but for the block that holds."""
+    grown = 1 + step * settings["optim.lr"] * (settings["block"] == "baseline")
+    names = ("attn.qkv", "attn.proj", "ff.fc1", "ff.fc2")
+    found = {f"layers.{layer}.{name}.y.l2": grown for layer in (0, 1) for name in names}
+    return found | {f"layers.{layer}.attn.bmm1.max": 100 * grown for layer in (0, 1)}
+
+
+@pytest.mark.parametrize(("helps", "word"), [(True, "a cause"), (False, "a symptom")])
+def test_growth_is_a_cause_where_holding_it_cures_and_a_symptom_where_it_does_not(tmp_path, helps, word):
+    def loss(settings: Settings) -> float:
+        lost = settings["optim.lr"] == 0.1 and not (helps and settings["block"] == HOLD)
+        return 3 + 2 * lost + noise(settings)
+
+    axes = {"block": ["baseline", HOLD, NORMS], "optim.lr": RATES, "train.seed": SEEDS}
+    found = cause.section(lab_of(make(tmp_path / "made", axes, loss, probes=growing)))
+    assert found.text[1].startswith(f"hold_qkv, beside baseline: {word}. Critical rate ")
+    assert rows(found)["hold_qkv"][0] == "attn.qkv"
+    assert rows(found)["all_norm"][0] == "all"
+    assert "hold_qkv: 0.01 gives " in found.figures[0].about
+    grew = rows(found, 1)
+    assert grew["baseline"][1] == f"{(1 + STEPS * 0.1) / (1 + STEPS * 0.01):.3g}"
+    assert grew["hold_qkv"][1] == f"{1 / (1 + STEPS * 0.01):.3g}"
+
+
+# Two instabilities
+
+
+@pytest.mark.parametrize(("both", "beyond"), [(-1.5, "+0.000"), (-0.5, "+1.000"), (-2.0, "-0.500")])
+def test_what_two_cures_do_together_is_told_beside_their_sum(tmp_path, both, beyond):
+    gains = {(False, False): 0.0, (True, False): -1.0, (False, True): -0.5, (True, True): both}
+
+    def loss(settings: Settings) -> float:
+        cures = settings["block"] == "qk_norm", settings["optim.z_loss"] > 0
+        return 4.5 + 0.1 * settings["train.seed"] + gains[cures]
+
+    axes = {"block": ["baseline", "qk_norm"], "optim.z_loss": [0.0, 1e-4], "optim.lr": RATES, "train.seed": SEEDS}
+    found = two.section(lab_of(make(tmp_path / "made", axes, loss)))
+    means = [cell.partition(" ")[0] for cell in found.tables[0].rows[0][3:8]]
+    assert means == ["4.600", "-1.000", "-0.500", f"{both:+.3f}", beyond]
+    assert len(found.tables[0].rows) == len(RATES)
+
+
+# Warnings
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """A baseline that turns half-way at 0.1, whose logits pass 1000 at step 20, and at 0.01 once, for nothing."""
+
+    def probes(settings: Settings, step: int) -> dict[str, float]:
+        warns = settings["optim.lr"] == 0.1 or settings["train.seed"] == 0
+        return {"layers.0.attn.bmm1.max": 2000.0 if warns and step >= 20 else 2.0}
+
+    def loss(settings: Settings) -> float:
+        return 4.9 if settings["optim.lr"] == 0.1 else 3.0
+
+    axes = {"block": ["baseline"], "optim.lr": RATES, "train.seed": SEEDS}
+    return lab_of(make(tmp_path / "made", axes, loss, probes=probes))
+
+
+def test_a_loss_turns_where_it_stays_above_the_best_run_at_a_lower_rate(lab):
+    lost = lab.of(lr=0.1)[0]
+    other = reference(lab, lost)
+    assert other is not None
+    assert (other.lr, other.seed) == (0.01, lost.seed)
+    gaps = {step: loss - smooth(other)[step] for step, loss in smooth(lost).items()}
+    step = turn(lab, lost)
+    assert step is not None
+    assert all((gap > 0.25) == (at >= step) for at, gap in gaps.items())
+    assert turn(lab, other) is None
+
+
+def test_warnings_are_told_with_their_leads_and_with_those_for_nothing(lab):
+    turned = turn(lab, lab.of(lr=0.1)[0])
+    assert turned is not None
+    found = rows(warnings.section(lab))[ALARMS[0].words]
+    lead = turned - 20
+    assert found[0].startswith("3 of 3 ")
+    assert found[1].startswith(f"{3 * (lead > 0)} of 3 ")
+    assert found[2] == f"{lead} [{lead}, {lead}]"
+    assert found[3].startswith("1 of 3 ")
+
+
+def test_a_warning_relative_to_the_warm_up_begins_behind_it(lab):
+    relative = next(alarm for alarm in ALARMS if alarm.relative and "gradient" in alarm.words)
+    seen = relative.course(lab.of()[0])
+    assert seen is not None
+    assert seen.steps[0] == 10
+    assert seen.values.max() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("count", [0, 3, 10])
+def test_an_interval_of_a_share_holds_it_and_stays_within_0_and_1(count):
+    low, high = warnings.share(count, 10)
+    assert 0 <= low <= count / 10 <= high <= 1
+    assert high - low > 0.2
