@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from blockgraph.dims import Number
 from blockgraph.errors import OpError
 from blockgraph.fields import Finite
 from blockgraph.op import Op, Site, Style
@@ -14,7 +15,7 @@ class Clamp(Op):
     """`min(max(x, least), most)`, entry by entry; beyond a bound no gradient passes. [...] -> [...]."""
 
     name: ClassVar = "clamp"
-    style: ClassVar = Style("limit")
+    style: ClassVar = Style("activation")
     example: ClassVar = "clamp: {op: clamp, in: x, least: -7, most: 7}"
 
     least: Finite | None = Field(None, description="lower bound; none when left out")
@@ -30,12 +31,18 @@ class Clamp(Op):
 
     def lower(self, site: Site, x: str) -> str:
         """`torch.clamp`, as a method."""
-        bounds = {"min": self.least, "max": self.most}
-        words = [f"{word}={site.number(bound)}" for word, bound in bounds.items() if bound is not None]
+        bounds = zip(("min", "max"), self.bounds, strict=True)
+        words = [f"{word}={site.number(bound)}" for word, bound in bounds if bound is not None]
         return f"{x}.clamp({', '.join(words)})"
 
     def label(self) -> str:
         """The bounds."""
-        if self.least is None or self.most is None:
-            return f"≤ {self.most}" if self.least is None else f"≥ {self.least}"
-        return f"{self.least} … {self.most}"
+        least, most = (bound if bound is None or bound.value is None else f"{bound.value:g}" for bound in self.bounds)
+        if least is None or most is None:
+            return f"≤ {most}" if least is None else f"≥ {least}"
+        return f"{least} … {most}"
+
+    @property
+    def bounds(self) -> tuple[Number | None, Number | None]:
+        """The lower and the upper one."""
+        return self.least, self.most

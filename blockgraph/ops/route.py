@@ -22,7 +22,7 @@ class Route(Op):
     """
 
     name: ClassVar = "route"
-    style: ClassVar = Style("softmax", "top {top}")
+    style: ClassVar = Style("softmax", "top")
     paper: ClassVar = "https://arxiv.org/abs/1701.06538"
     outputs: ClassVar = ("chosen", "weights")
     example: ClassVar = """\
@@ -58,3 +58,7 @@ route: {op: route, top: 2}"""
         if self.groups is not None and self.top_groups is not None:
             words.append(f"groups=({site.size(self.groups)}, {site.size(self.top_groups)})")
         return f"route({', '.join([logits, site.size(self.top), *words])})"
+
+    def label(self) -> str:
+        """How many are chosen."""
+        return f"top {self.top.known}"
