@@ -13,7 +13,7 @@ from blockgraph.kernels.attention import sink_softmax, slowed
 from blockgraph.kernels.experts import expert_linear, grouped, looped, route, weighted_sum
 
 ROWS, EXPERTS, TOP, WIDE, HIGH = 12, 5, 2, 16, 24
-MIXTURES = ["mixtral", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v2_lite", "deepseek_v2"]
+MIXTURES = ["mixtral", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v2_lite", "deepseek_v2", "deepseek_v3"]
 
 
 def drawn(*sizes: int, seed: int = 0) -> Tensor:
@@ -73,8 +73,9 @@ def test_a_softmax_over_the_chosen_is_that_over_all_divided_by_its_sum() -> None
 
 def test_experts_come_from_the_groups_with_the_greatest_logits() -> None:
     logits = torch.tensor([[0.1, 0.2, 0.9, -1.0, 0.8, 0.7]])  # groups of two: the second is open, then the third
-    assert route(logits, 2, groups=(3, 1))[0].tolist() == [[2, 3]]
-    assert route(logits, 3, groups=(3, 2))[0].tolist() == [[2, 4, 5]]
+    assert route(logits, 2, groups=(3, 1, 1))[0].tolist() == [[2, 3]]
+    assert route(logits, 3, groups=(3, 2, 1))[0].tolist() == [[2, 4, 5]]
+    assert route(logits, 2, groups=(3, 1, 2))[0].tolist() == [[4, 5]]
 
 
 def test_the_weighted_sum_is_over_the_experts() -> None:
@@ -143,6 +144,32 @@ def test_experts_compile_to_one_graph_in_bf16() -> None:
         found.append([y, *(leaf.grad for leaf in given)])
     for compiled, plain in zip(*found, strict=True):
         assert error(compiled.float(), plain.float()) < 0.02
+
+
+@pytest.mark.parametrize("recompute", [[], ["ff"]])
+def test_biases_of_experts_follow_their_loads(recompute: list[str]) -> None:
+    # arXiv 2408.15664, section 3: after a step the bias of an expert rises by u where its load is below the mean.
+    model = bg.compile("deepseek_v3", size="tiny", recompute=recompute)
+    (load,) = [value for name, value in model.named_buffers() if name.endswith("route.load")]
+    (bias,) = [value for name, value in model.named_buffers() if name.endswith("route.bias")]
+    model.eval()(tokens())
+    assert load.sum() == 0
+    model.train()(tokens()).sum().backward()
+    rows = 3 * tokens().numel()
+    assert load.sum() == (2 * rows if recompute else rows)
+    expected = 0.001 * (load.mean() - load).sign()
+    assert expected.abs().sum() > 0
+    model.after_step()
+    torch.testing.assert_close(bias, expected)
+    assert load.sum() == 0
+    assert sum(name.endswith(("bias", "load")) for name in model.state_dict()) == 1
+
+
+def test_biases_choose_and_do_not_weigh() -> None:
+    logits, bias = drawn(ROWS, EXPERTS), torch.tensor([0.0, 0.0, 9.0, 0.0, 0.0])
+    chosen, weights = route(logits, TOP, sigmoid=True, over_all=True, bias_E=bias)
+    assert (chosen[:, 0] == 2).all()
+    torch.testing.assert_close(weights, logits.sigmoid().gather(-1, chosen))
 
 
 @pytest.mark.parametrize("lowering", ["sdpa", "blockwise"])

@@ -4,34 +4,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LEAST_SUM = 1e-20  # of the scores that are divided by it
+
 
 def route(
     logits_E: Tensor,
     top: int,
+    sigmoid: bool = False,
     over_all: bool = False,
     scale: float = 1.0,
-    groups: tuple[int, int] | None = None,
+    groups: tuple[int, int, int] | None = None,
+    bias_E: Tensor | None = None,
+    load_E: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The `top` experts of each row with the greatest logits, and their softmax in the dtype of the logits.
+    """The `top` experts of each row with the greatest scores and bias, and their scores in the dtype of the logits.
 
-    The softmax is in fp32, over the chosen, or before over all. `groups` gives a count of groups of neighbours and how
-    many of them, those with the greatest logits, are open.
+    Scores are a softmax or a sigmoid of the logits in fp32; unless `over_all`, they are divided by the sum of the
+    chosen. `groups` are how many, how many of them open, and how many scores count for one. `load_E` counts the rows.
     """
-    scores_E = logits_E.float()
-    open_E = scores_E if groups is None else scores_E.masked_fill(closed(scores_E, *groups), float("-inf"))
-    chosen_C = open_E.topk(top, dim=-1).indices
-    if over_all:
-        weights_C = torch.softmax(scores_E, dim=-1).gather(-1, chosen_C)
-    else:
-        weights_C = torch.softmax(scores_E.gather(-1, chosen_C), dim=-1)
+    scores_E = torch.sigmoid(logits_E.float()) if sigmoid else torch.softmax(logits_E.float(), dim=-1)
+    order_E = scores_E if bias_E is None else scores_E + bias_E
+    order_E = order_E if groups is None else order_E.masked_fill(closed(order_E, *groups), float("-inf"))
+    chosen_C = order_E.topk(top, dim=-1).indices
+    if load_E is not None:
+        count(load_E, chosen_C)
+    weights_C = scores_E.gather(-1, chosen_C)
+    if not over_all:
+        weights_C = weights_C / weights_C.sum(-1, keepdim=True).clamp_min(LEAST_SUM)
     return chosen_C, (weights_C * scale).to(logits_E.dtype)
 
 
-def closed(scores_E: Tensor, groups: int, top: int) -> Tensor:
-    """Where an expert is in none of the `top` groups with the greatest scores."""
-    best_G = scores_E.reshape(*scores_E.shape[:-1], groups, -1).amax(-1)
+def closed(scores_E: Tensor, groups: int, top: int, counting: int) -> Tensor:
+    """Where an expert is in none of the `top` groups, by the sum of the greatest scores that count for each."""
+    scores_GE = scores_E.reshape(*scores_E.shape[:-1], groups, -1)
+    best_G = scores_GE.topk(counting, dim=-1).values.sum(-1)
     closed_G = torch.ones_like(best_G, dtype=torch.bool).scatter(-1, best_G.topk(top, dim=-1).indices, False)
-    return closed_G.repeat_interleave(scores_E.shape[-1] // groups, dim=-1)
+    return closed_G.repeat_interleave(scores_GE.shape[-1], dim=-1)
+
+
+def count(load_E: Tensor, chosen_C: Tensor) -> None:
+    """Add to each expert's load the rows that go to it."""
+    rows = chosen_C.detach().flatten()
+    load_E.scatter_add_(0, rows, torch.ones_like(rows, dtype=load_E.dtype))
+
+
+def balance_experts(bias_E: Tensor, load_E: Tensor, step: float) -> None:
+    """Raise the bias of experts with less than the mean load by a step, and lower that of those with more."""
+    bias_E.add_((load_E.mean() - load_E).sign(), alpha=step)
 
 
 def expert_linear(x: Tensor, chosen: Tensor, weight_EOD: Tensor, bias_EO: Tensor | None = None) -> Tensor:

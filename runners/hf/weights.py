@@ -75,11 +75,11 @@ def links(one: Map, graph: Graph) -> list[Link]:
 
 
 def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """Every weight of a graph by its name in the state dict."""
+    """Every weight of a graph, and every bias that actions alone change, by its name in the state dict."""
     return {
-        f"{prefix}{node.home}.{param.name}": tuple(size.known or 0 for size in param.sizes)
+        f"{prefix}{node.home}.{tensor.name}": tuple(size.known or 0 for size in tensor.sizes)
         for prefix, _, node in graph.walk()
-        for param in node.params
+        for tensor in (*node.params, *(state for state in node.states if state.free))
     }
 
 

@@ -87,6 +87,10 @@ VARIANTS = {
     "rope, slowed by whole pairs": "rope: {op: rope, in: q, factor: 4, length: 16, ramp: whole_pairs}",
     "route, over all": f"{ROUTER}\nroute: {{op: route, top: 3, over: all, scale: 2.5}}",
     "route, groups": f"{ROUTER}\nroute: {{op: route, top: 2, groups: 3, top_groups: 1}}",
+    "route, sigmoid, groups and balance": (
+        f"{ROUTER}\n"
+        "route: {op: route, top: 2, scores: sigmoid, groups: 2, top_groups: 1, group_scores: 2, balance: 0.001}"
+    ),
     "expert_linear, bias": (
         f"{ROUTER}\nroute: {{op: route, top: 2}}\n"
         "up: {op: expert_linear, in: [x, route.chosen], experts: 6, out: d_ff, bias: true}\n"

@@ -70,6 +70,11 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         LATENT | {"q_lora_rank": 32, "topk_method": "group_limited_greedy", "n_group": 3, "topk_group": 2,
                   "routed_scaling_factor": 3.0},
     ),
+    "deepseek_v3": (
+        "deepseek_v3", "DeepseekV3",
+        LATENT | {"num_hidden_layers": 4, "q_lora_rank": 32, "first_k_dense_replace": 3, "n_group": 3, "topk_group": 2,
+                  "n_shared_experts": 1, "num_key_value_heads": 4},
+    ),
     "stablelm": ("stablelm", "StableLm", GROUPED | {"hidden_size": 64}),
 }  # fmt: skip
 
@@ -88,4 +93,7 @@ def made(case: str) -> Any:
         for value in model.parameters():
             noise = torch.randn(value.shape, generator=draw)
             value.copy_(value + 0.3 * noise if value.dim() == 1 else 2.0 * noise / value.shape[-1] ** 0.5)
+        for name, value in model.named_buffers():
+            if name.endswith("correction_bias"):  # of experts, which actions change and gradients do not
+                value.copy_(0.1 * torch.randn(value.shape, generator=draw))
     return model

@@ -72,6 +72,7 @@ ROUNDED = {
     ("gpt_oss", "120b"): (116.83, 0.005, "arXiv 2508.10925, Table 1"),
     ("deepseek_v2_lite", "16b"): (15.7, 0.05, "arXiv 2405.04434, appendix B"),
     ("deepseek_v2", "236b"): (236.0, 0.5, "arXiv 2405.04434"),
+    ("deepseek_v3", "671b"): (671.0, 0.5, "arXiv 2412.19437, without the second head"),
 }
 ZOO = [name for name, path in shipped().items() if path.parent.name == "zoo"]
 SIZES = [(name, size) for name in ZOO for size in plain(read(shipped()[name]))["sizes"]]
