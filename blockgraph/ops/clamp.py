@@ -16,6 +16,7 @@ class Clamp(Op):
 
     name: ClassVar = "clamp"
     style: ClassVar = Style("activation")
+    incremental: ClassVar = True
     example: ClassVar = "clamp: {op: clamp, in: x, least: -7, most: 7}"
 
     least: Finite | None = Field(None, description="lower bound; none when left out")

@@ -13,6 +13,7 @@ class Concat(Op):
 
     name: ClassVar = "concat"
     style: ClassVar = Style("reshape", "concat")
+    incremental: ClassVar = True
     example: ClassVar = "both: {op: concat, in: [q, k]}"
 
     def infer(self, *x: Type) -> Type:

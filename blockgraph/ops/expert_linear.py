@@ -23,6 +23,8 @@ class ExpertLinear(WeightedOp):
     name: ClassVar = "expert_linear"
     style: ClassVar = Style("linear")
     paper: ClassVar = "https://arxiv.org/abs/1701.06538"
+    incremental: ClassVar = True
+    rounds: ClassVar = ("weight", "bias")
     example: ClassVar = """\
 router: {op: linear, in: x, out: 6}
 route: {op: route, top: 2}

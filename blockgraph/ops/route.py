@@ -29,6 +29,7 @@ class Route(Op):
     name: ClassVar = "route"
     style: ClassVar = Style("softmax", "top")
     paper: ClassVar = "https://arxiv.org/abs/1701.06538"
+    incremental: ClassVar = True
     outputs: ClassVar = ("chosen", "weights")
     example: ClassVar = """\
 router: {op: linear, in: x, out: 6}

@@ -14,6 +14,7 @@ class Shift(Op):
 
     name: ClassVar = "shift"
     style: ClassVar = Style("scale", "+ {by}")
+    incremental: ClassVar = True
     example: ClassVar = "shift: {op: shift, in: x, by: 1}"
 
     by: Finite = Field(description="the term")

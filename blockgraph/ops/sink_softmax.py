@@ -18,6 +18,7 @@ class SinkSoftmax(WeightedOp, Softmax):
 
     name: ClassVar = "sink_softmax"
     paper: ClassVar = "https://arxiv.org/abs/2309.17453"
+    incremental: ClassVar = True
     weights: ClassVar = ("sink",)
     example: ClassVar = """\
 mask: {op: causal_mask, in: scores}

@@ -20,6 +20,7 @@ class Split(Op):
 
     name: ClassVar = "split"
     style: ClassVar = Style("reshape", "split", hidden=True)
+    incremental: ClassVar = True
     example: ClassVar = """\
 parts: {op: split, in: q, sizes: [d_head - 2, 2], into: [a, b]}"""
 

@@ -13,6 +13,7 @@ class WeightedSum(Op):
     name: ClassVar = "weighted_sum"
     style: ClassVar = Style("residual", "Σ")
     paper: ClassVar = "https://arxiv.org/abs/1701.06538"
+    incremental: ClassVar = True
     example: ClassVar = """\
 router: {op: linear, in: x, out: 6}
 route: {op: route, top: 2}
