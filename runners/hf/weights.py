@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blockgraph.errors import Place, Problem, SpecError
-from blockgraph.graph import Graph
+from blockgraph.graph import Graph, Node
+from blockgraph.op import Param, State
 from runners.hf.maps import Map, Rule
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
     return {
         f"{prefix}{node.home}.{tensor.name}": tuple(size.known or 0 for size in tensor.sizes)
         for prefix, _, node in graph.walk()
-        for tensor in (*node.params, *(state for state in node.states if state.free))
+        for tensor in _stored(node)
     }
 
 
@@ -103,6 +104,11 @@ def imported(one: Map, graph: Graph, tensors: Mapping[str, "Tensor"], place: Pla
 def exported(one: Map, graph: Graph, tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
     """The tensors of a Hugging Face model, from the weights of a graph."""
     return {name: part for link in links(one, graph) for name, part in link.theirs(tensors[link.name]).items()}
+
+
+def _stored(node: Node) -> Iterator[Param | State]:
+    yield from node.params
+    yield from (state for state in node.states if state.free)
 
 
 def _link(one: Map, graph: Graph, name: str, shape: tuple[int, ...]) -> Link:
