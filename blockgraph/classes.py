@@ -307,7 +307,7 @@ def _group(param: Param) -> list[str]:
 
 
 def _kept(state: State) -> list[str]:
-    return ["trained=False"] + ["measured=True"] * state.measured
+    return ["trained=False"] + ["measured=True"] * state.measured + ["total=True"] * state.total
 
 
 def _start(init: Init) -> tuple[str, str]:

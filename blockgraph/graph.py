@@ -68,7 +68,7 @@ class Node:
     @property
     def renews(self) -> bool:
         """Whether actions set its states from the values of its inputs."""
-        return any(not state.measured for state in self.states)
+        return any(state.renewed for state in self.states)
 
     def data(self) -> dict[str, Ref]:
         """Inputs without the wired weights."""

@@ -47,14 +47,23 @@ class Param:
 class State:
     """A tensor in fp32 that a node keeps and the optimiser does not train, such as a power iteration's vectors.
 
-    One that is `measured` holds the greatest values that the forward passes of a step have written there, of all ranks
-    once the step's actions read it; after them it has its initial value again, so checkpoints do not hold it.
+    One that is `measured` holds the greatest values that the forward passes of a step have written there, or what they
+    have added up where it is a `total`, of all ranks once the step's actions read it; after them it has its initial
+    value again, so checkpoints do not hold it. One that is `free` is changed by the actions from measured ones alone;
+    others from the values of the node's inputs, which then have to come from parameters.
     """
 
     name: str
     sizes: tuple[Size, ...]
     init: Init
     measured: bool = False
+    total: bool = False
+    free: bool = False
+
+    @property
+    def renewed(self) -> bool:
+        """Whether actions set it from the values of the node's inputs."""
+        return not (self.measured or self.free)
 
 
 class Site(Protocol):

@@ -68,7 +68,7 @@ def refuse_unchangeable(node: Node) -> None:
 
 def refuse_state_of_inputs(node: Node, states: tuple[State, ...], graph: Graph) -> None:
     """Refuse a state that would be renewed from an input: after a step there are parameters, and no inputs to read."""
-    renewed = any(not state.measured for state in states)
+    renewed = any(state.renewed for state in states)
     waiting, seen = list(node.inputs.values()) if renewed else [], set[str]()
     while waiting:
         ref = waiting.pop()

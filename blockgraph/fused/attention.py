@@ -57,6 +57,9 @@ class Attention(Fusion):
         for node in middle:
             if len(node.inputs) > 1:
                 raise OpError(f"{node.path} reads {', '.join(map(str, [*node.inputs.values()][1:]))} too")
+            if node.params:
+                trained = ", ".join(param.name for param in node.params)
+                raise OpError(f"{node.path} trains a {trained}, for which the kernels have no place")
         _refuse_other_products(first, last, middle[-1], graph.type_of(inputs["q"]))
         factors, cap, unsigned = _factors_and_cap(chain)
         masks = [node.op for node in middle if isinstance(node.op, CausalMask)]

@@ -20,10 +20,21 @@ def merge_heads(x_BHTK: Tensor) -> Tensor:
     return x_BHTK.transpose(1, 2).flatten(2)
 
 
-def slowed(frequency: Tensor, factor: float, length: float, slow: float, fast: float) -> Tensor:
-    """Frequencies divided by `factor` where they turn `slow` times in `length` tokens, kept from `fast` turns on."""
-    turns = frequency * length / (2.0 * math.pi)
-    kept = ((turns - slow) / (fast - slow)).clamp(0.0, 1.0)
+def slowed(frequency: Tensor, factor: float, length: float, slow: float, fast: float, base: float, ramp: str) -> Tensor:
+    """Frequencies divided by `factor` where they turn `slow` times in `length` tokens, kept from `fast` turns on.
+
+    Between, they change in step with the turns, or with the index of the pair as YaRN has it.
+    """
+    if ramp == "turns":
+        kept = ((frequency * length / (2.0 * math.pi) - slow) / (fast - slow)).clamp(0.0, 1.0)
+    else:
+        pairs = frequency.shape[0]
+        first, last = (pairs * math.log(length / (turns * 2.0 * math.pi)) / math.log(base) for turns in (fast, slow))
+        if ramp == "whole_pairs":
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0.0), min(last, 2.0 * pairs - 1.0)
+        index = torch.arange(pairs, device=frequency.device, dtype=torch.float32)
+        kept = 1.0 - ((index - first) / (last - first if last != first else 1e-3)).clamp(0.0, 1.0)
     return frequency * (kept + (1.0 - kept) / factor)
 
 
@@ -34,6 +45,7 @@ def rope(
     interleaved: bool = False,
     factor: float = 1.0,
     turns: tuple[float, float, float] | None = None,
+    ramp: str = "turns",
     start: int = 0,
 ) -> Tensor:
     """Rotary embedding of [..., seq, K] for positions from `start` on, in fp32, given back in the dtype of `x`.
@@ -45,7 +57,7 @@ def rope(
     exponent = torch.arange(pairs, device=x.device, dtype=torch.float32) / pairs
     position = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
     frequency = base**-exponent
-    frequency = frequency / factor if turns is None else slowed(frequency, factor, *turns)
+    frequency = frequency / factor if turns is None else slowed(frequency, factor, *turns, base, ramp)
     angle = position[:, None] * frequency
     cos, sin = angle.cos(), angle.sin()
     if interleaved:
@@ -101,6 +113,12 @@ def clip_heads(weight_ED: Tensor, greatest_H: Tensor, tau: float, parts: int) ->
 def softmax(x: Tensor) -> Tensor:
     """Softmax over the last axis in fp32, given back in the dtype of `x`."""
     return torch.softmax(x, dim=-1, dtype=torch.float32).to(x.dtype)
+
+
+def sink_softmax(x_BHTS: Tensor, sink_H: Tensor) -> Tensor:
+    """Softmax in fp32 with one more logit for each head, whose own weight is dropped; in the dtype of `x`."""
+    sink_BHT1 = sink_H.float().view(-1, *[1] * (x_BHTS.dim() - 2)).expand(*x_BHTS.shape[:-1], 1)
+    return torch.softmax(torch.cat((x_BHTS.float(), sink_BHT1), dim=-1), dim=-1)[..., :-1].to(x_BHTS.dtype)
 
 
 def soft_clip(x: Tensor, zeta: float, gamma: float) -> Tensor:

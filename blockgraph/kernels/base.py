@@ -17,7 +17,7 @@ WRAPPERS = ("_checkpoint_wrapped_module", "_orig_mod")  # names that torch puts 
 class Weight:
     """A declared tensor: shape, initial values, and for a parameter its group in the optimiser.
 
-    A `measured` one holds the greatest values that the forward passes of a step have written there.
+    A `measured` one holds the greatest values that the forward passes of a step have written there, or a `total`.
     """
 
     shape: tuple[int, ...]
@@ -27,6 +27,7 @@ class Weight:
     lr: float = 1.0
     trained: bool = True
     measured: bool = False
+    total: bool = False
 
 
 def initial_value(seed: int, name: str, weight: Weight) -> Tensor:
@@ -73,11 +74,11 @@ def placed(value: Tensor, like: Any) -> Tensor:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def take_greatest(tensors: list[Tensor]) -> None:
-    """Set every entry to the greatest that it is on any rank, in one message."""
+def take_together(tensors: list[Tensor], total: bool) -> None:
+    """Set every entry to the greatest that it is on any rank, or to the sum over the ranks, in one message."""
     if tensors and dist.is_available() and dist.is_initialized():
         packed = torch.cat([x.flatten() for x in tensors])
-        dist.all_reduce(packed, dist.ReduceOp.MAX)
+        dist.all_reduce(packed, dist.ReduceOp.SUM if total else dist.ReduceOp.MAX)
         for x, value in zip(tensors, torch.split(packed, [x.numel() for x in tensors]), strict=True):
             x.copy_(value.view_as(x))
 
@@ -189,7 +190,8 @@ class GraphModule(nn.Module):
     @torch.no_grad()
     def after_step(self) -> None:
         """What the nodes do after each optimiser step, such as a power iteration; what was measured counts once."""
-        take_greatest([x for x, _ in self._measured()])
+        for total in (False, True):
+            take_together([x for x, weight in self._measured() if weight.total == total], total)
         for _, graph in self.graphs():
             graph.finish_step()
         self.forget()

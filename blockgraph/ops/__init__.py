@@ -3,8 +3,11 @@
 from blockgraph.op import Op, table
 from blockgraph.ops.add import Add
 from blockgraph.ops.causal_mask import CausalMask
+from blockgraph.ops.clamp import Clamp
+from blockgraph.ops.concat import Concat
 from blockgraph.ops.dynamic_tanh import DynamicTanh
 from blockgraph.ops.embedding import Embedding
+from blockgraph.ops.expert_linear import ExpertLinear
 from blockgraph.ops.gelu import Gelu
 from blockgraph.ops.hold_norm import HoldNorm
 from blockgraph.ops.l2_norm import L2Norm
@@ -21,17 +24,22 @@ from blockgraph.ops.relu import Relu
 from blockgraph.ops.repeat_heads import RepeatHeads
 from blockgraph.ops.rms_norm import RmsNorm
 from blockgraph.ops.rope import Rope
+from blockgraph.ops.route import Route
 from blockgraph.ops.scale import Scale
+from blockgraph.ops.shift import Shift
 from blockgraph.ops.sigma_reparam import SigmaReparam
 from blockgraph.ops.sigmoid import Sigmoid
 from blockgraph.ops.silu import Silu
+from blockgraph.ops.sink_softmax import SinkSoftmax
 from blockgraph.ops.soft_cap import SoftCap
 from blockgraph.ops.soft_clip import SoftClip
 from blockgraph.ops.soft_temp import SoftTemp
 from blockgraph.ops.softmax import Softmax
+from blockgraph.ops.split import Split
 from blockgraph.ops.split_heads import SplitHeads
 from blockgraph.ops.squared_relu import SquaredRelu
 from blockgraph.ops.stack import Stack
+from blockgraph.ops.weighted_sum import WeightedSum
 
 OPS = table(
     (
@@ -48,6 +56,8 @@ OPS = table(
         RepeatHeads,
         MergeHeads,
         Rope,
+        Split,
+        Concat,
         Matmul,
         Scale,
         SoftTemp,
@@ -55,6 +65,7 @@ OPS = table(
         CausalMask,
         QkClip,
         Softmax,
+        SinkSoftmax,
         SoftClip,
         LayerScale,
         SquaredRelu,
@@ -62,8 +73,13 @@ OPS = table(
         Gelu,
         Silu,
         Sigmoid,
+        Clamp,
+        Shift,
         Add,
         Multiply,
+        Route,
+        ExpertLinear,
+        WeightedSum,
         SigmaReparam,
         Stack,
     )

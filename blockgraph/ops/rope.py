@@ -17,7 +17,7 @@ class Rope(Op):
     [..., seq, K] -> [..., seq, K]; t is the position from 0 on, i counts the pairs. `half` pairs the first half with
     the second, `interleaved` pairs neighbours. `factor` slows every pair, as if positions were that much closer; with
     `length`, pairs that turn `fast` times or more in so many tokens keep their pace, and between `slow` and `fast` it
-    changes in step with the turns (arXiv 2407.21783).
+    changes in step with the turns (arXiv 2407.21783) or with the index of the pair (YaRN, arXiv 2309.00071).
     """
 
     name: ClassVar = "rope"
@@ -37,6 +37,9 @@ class Rope(Op):
     )
     slow: Positive = Field(number_of(1.0), description="turns in `length` up to which the whole factor counts")
     fast: Positive = Field(number_of(4.0), description="turns in `length` from which on it does not")
+    ramp: Literal["turns", "pairs", "whole_pairs"] = Field(
+        "turns", description="what it changes in step with: turns, or pairs, from and to a whole one or in between"
+    )
 
     def infer(self, x: Type) -> Type:
         """The input's type; the rotated width has to be even."""
@@ -47,6 +50,8 @@ class Rope(Op):
             raise OpError("rotates an even number of features up to {}, found {}", x.last, width)
         if self.slow.value is not None and self.fast.value is not None and self.slow.value >= self.fast.value:
             raise OpError(f"slow has to be less than fast, found {self.slow} and {self.fast}")
+        if self.ramp != "turns" and self.base.value is None:
+            raise OpError(f"ramp: {self.ramp} needs one base for all layers and lengths, found {self.base}")
         return x.mixed()
 
     def lower(self, site: Site, x: str) -> str:
@@ -61,4 +66,5 @@ class Rope(Op):
         if self.length is None:
             return factor
         turns = ", ".join((f"{site.size(self.length)}.0", site.number(self.slow), site.number(self.fast)))
-        return f"{factor}, turns=({turns})"
+        ramp = "" if self.ramp == "turns" else f', ramp="{self.ramp}"'
+        return f"{factor}, turns=({turns}){ramp}"

@@ -22,6 +22,11 @@ class Rule(Fields):
     transpose: bool = Field(False, description="each is stored as [in, out]")
     rows: list[int | str] = Field([], description="sizes into which the rows are laid out")
     order: list[int] = Field([], description="the order of those sizes in the spec")
+    axis: int = Field(0, description="the axis of the rows: 1 where the first one counts experts")
+    stack: int | str | None = Field(
+        None,
+        description="how many lie behind each other on a first axis of their own; the last * of a name counts them",
+    )
 
     @property
     def names(self) -> list[str]:
@@ -47,7 +52,7 @@ class Map(Case):
     architecture: str = Field(description="class in transformers")
     cases: list[Case] = Field([], description="alternatives, laid over `dims` and `config`")
     floats: list[str] = Field([], description="keys of dims that the config holds as real numbers")
-    write: dict[str, Any] = Field({}, description="what an exported config says besides")
+    write: dict[str, Any] = Field({}, description="what an exported config says besides, null included")
     prefix: str = Field("", description="what files of the model without its head leave out in front")
     weights: dict[str, str | Rule] = Field(description="tensors by the spec's name; * stands for a layer's index")
     ignore: list[str] = Field([], description="tensors of a file that no weight needs")
@@ -95,7 +100,7 @@ def config_of(one: Map, case: Case, dims: Mapping[str, int]) -> dict[str, Any]:
     config: dict[str, Any] = {"architectures": [one.architecture]}
     for key, options in (one.write | case.config).items():
         value = _options(options)[0]
-        if value is not None:
+        if value is not None or key in one.write:
             _put(config, key, _spread(value, dims["n_layers"]))
     for dim, keys in case.dims.items():
         name = str(_keys(keys)[0])

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blockgraph.errors import Place, Problem, SpecError
-from blockgraph.graph import Graph
+from blockgraph.graph import Graph, Node
+from blockgraph.op import Param, State
 from runners.hf.maps import Map, Rule
 
 if TYPE_CHECKING:
@@ -16,39 +17,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Link:
-    """A weight of a graph and the tensors that hold it; `rows` and `order` are those of its rule, as numbers."""
+    """A weight of a graph and the tensors that hold it; `rows`, `order` and `axis` are those of its rule, as numbers.
+
+    `layers` are names of tensors, a group for each layer of a stacked weight; there is one group where none is.
+    """
 
     name: str
     shape: tuple[int, ...]
-    parts: tuple[str, ...]
+    layers: tuple[tuple[str, ...], ...]
+    stacked: bool
     transpose: bool
     rows: tuple[int, ...]
     order: tuple[int, ...]
+    axis: int
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of all the tensors."""
+        return tuple(part for layer in self.layers for part in layer)
 
     def ours(self, tensors: Mapping[str, "Tensor"]) -> "Tensor":
         """The weight, from the tensors by their names there."""
         import torch
 
-        parts = [tensors[part].mT if self.transpose else tensors[part] for part in self.parts]
-        value = parts[0] if len(parts) == 1 else torch.cat(parts)
+        layers = [self._joined([tensors[part] for part in layer]) for layer in self.layers]
+        value = torch.stack(layers) if self.stacked else layers[0]
         return self._laid(value, self.rows, self.order).contiguous()
 
     def theirs(self, value: "Tensor") -> dict[str, "Tensor"]:
         """The tensors by their names there, from the weight."""
         back = tuple(self.order.index(axis) for axis in range(len(self.order)))
         value = self._laid(value, tuple(self.rows[axis] for axis in self.order), back)
-        parts = value.chunk(len(self.parts)) if len(self.parts) > 1 else (value,)
+        layers = value.unbind() if self.stacked else (value,)
         return {
             name: (part.mT if self.transpose else part).contiguous()
-            for name, part in zip(self.parts, parts, strict=True)
+            for names, layer in zip(self.layers, layers, strict=True)
+            for name, part in zip(names, layer.chunk(len(names)) if len(names) > 1 else (layer,), strict=True)
         }
 
+    def _joined(self, parts: list["Tensor"]) -> "Tensor":
+        import torch
+
+        parts = [part.mT if self.transpose else part for part in parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
     def _laid(self, value: "Tensor", rows: tuple[int, ...], order: tuple[int, ...]) -> "Tensor":
-        if not rows or value.shape[0] != math.prod(rows):
+        if not rows or value.dim() <= self.axis or value.shape[self.axis] != math.prod(rows):
             return value  # a shape that does not fit is told by its sizes
-        rest = value.shape[1:]
-        axes = (*order, *range(len(order), len(order) + len(rest)))
-        return value.reshape(*rows, *rest).permute(axes).reshape(value.shape)
+        front, rest = value.shape[: self.axis], value.shape[self.axis + 1 :]
+        moved = [self.axis + place for place in order]
+        axes = (*range(self.axis), *moved, *range(self.axis + len(order), self.axis + len(order) + len(rest)))
+        return value.reshape(*front, *rows, *rest).permute(axes).reshape(value.shape)
 
 
 def links(one: Map, graph: Graph) -> list[Link]:
@@ -57,11 +76,11 @@ def links(one: Map, graph: Graph) -> list[Link]:
 
 
 def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """Every weight of a graph by its name in the state dict."""
+    """Every weight of a graph, and every bias that actions alone change, by its name in the state dict."""
     return {
-        f"{prefix}{node.home}.{param.name}": tuple(size.known or 0 for size in param.sizes)
+        f"{prefix}{node.home}.{tensor.name}": tuple(size.known or 0 for size in tensor.sizes)
         for prefix, _, node in graph.walk()
-        for param in node.params
+        for tensor in _stored(node)
     }
 
 
@@ -87,14 +106,21 @@ def exported(one: Map, graph: Graph, tensors: Mapping[str, "Tensor"]) -> dict[st
     return {name: part for link in links(one, graph) for name, part in link.theirs(tensors[link.name]).items()}
 
 
+def _stored(node: Node) -> Iterator[Param | State]:
+    yield from node.params
+    yield from (state for state in node.states if state.free)
+
+
 def _link(one: Map, graph: Graph, name: str, shape: tuple[int, ...]) -> Link:
     for pattern, rule in one.weights.items():
         found = re.fullmatch(_regex(pattern), name)
         if found:
             whole = Rule.model_validate({"from": rule}) if isinstance(rule, str) else rule
             rows = tuple(graph.dims.size(size).known or 0 for size in whole.rows)
-            parts = tuple(_filled(part, found.groups()) for part in whole.names)
-            return Link(name, shape, parts, whole.transpose, rows, tuple(whole.order))
+            count = 0 if whole.stack is None else graph.dims.size(whole.stack).known or 0
+            indices = [(*found.groups(), str(layer)) for layer in range(count)] or [found.groups()]
+            layers = tuple(tuple(_filled(part, index) for part in whole.names) for index in indices)
+            return Link(name, shape, layers, count > 0, whole.transpose, rows, tuple(whole.order), whole.axis)
     told = f"the map of {one.spec} has no line for the weight {name}"
     raise SpecError([Problem(told, Place(f"{one.spec}.hf.yaml", 0))])
 

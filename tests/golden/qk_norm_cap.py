@@ -1,6 +1,6 @@
 """QK layer normalization with softmax capping.
 
-Compiled by blockgraph from the block qk_norm_cap, digest 8db7088471fb7da3. Change the spec, not this
+Compiled by blockgraph from the block qk_norm_cap, digest 65b7c2da8b6f97ea. Change the spec, not this
 file.
 
 Sizes: n_layers = 24, d_model = 64, n_heads = 4, d_head = 16, d_ff = 256.
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 class Weight:
     """A declared tensor: shape, initial values, and for a parameter its group in the optimiser.
 
-    A `measured` one holds the greatest values that the forward passes of a step have written there.
+    A `measured` one holds the greatest values that the forward passes of a step have written there, or a `total`.
     """
 
     shape: tuple[int, ...]
@@ -32,6 +32,7 @@ class Weight:
     lr: float = 1.0
     trained: bool = True
     measured: bool = False
+    total: bool = False
 
 
 def initial_value(seed: int, name: str, weight: Weight) -> Tensor:
@@ -78,11 +79,11 @@ def assign(x: Tensor, value: Tensor) -> None:
     x.copy_(placed(value, x))
 
 
-def take_greatest(tensors: list[Tensor]) -> None:
-    """Set every entry to the greatest that it is on any rank, in one message."""
+def take_together(tensors: list[Tensor], total: bool) -> None:
+    """Set every entry to the greatest that it is on any rank, or to the sum over the ranks, in one message."""
     if tensors and dist.is_available() and dist.is_initialized():
         packed = torch.cat([x.flatten() for x in tensors])
-        dist.all_reduce(packed, dist.ReduceOp.MAX)
+        dist.all_reduce(packed, dist.ReduceOp.SUM if total else dist.ReduceOp.MAX)
         for x, value in zip(tensors, torch.split(packed, [x.numel() for x in tensors]), strict=True):
             x.copy_(value.view_as(x))
 
@@ -180,7 +181,8 @@ class GraphModule(nn.Module):
     @torch.no_grad()
     def after_step(self) -> None:
         """What the nodes do after each optimiser step, such as a power iteration; what was measured counts once."""
-        take_greatest([x for x, _ in self._measured()])
+        for total in (False, True):
+            take_together([x for x, weight in self._measured() if weight.total == total], total)
         for _, graph in self.graphs():
             graph.finish_step()
         self.forget()
@@ -244,10 +246,21 @@ def merge_heads(x_BHTK: Tensor) -> Tensor:
     return x_BHTK.transpose(1, 2).flatten(2)
 
 
-def slowed(frequency: Tensor, factor: float, length: float, slow: float, fast: float) -> Tensor:
-    """Frequencies divided by `factor` where they turn `slow` times in `length` tokens, kept from `fast` turns on."""
-    turns = frequency * length / (2.0 * math.pi)
-    kept = ((turns - slow) / (fast - slow)).clamp(0.0, 1.0)
+def slowed(frequency: Tensor, factor: float, length: float, slow: float, fast: float, base: float, ramp: str) -> Tensor:
+    """Frequencies divided by `factor` where they turn `slow` times in `length` tokens, kept from `fast` turns on.
+
+    Between, they change in step with the turns, or with the index of the pair as YaRN has it.
+    """
+    if ramp == "turns":
+        kept = ((frequency * length / (2.0 * math.pi) - slow) / (fast - slow)).clamp(0.0, 1.0)
+    else:
+        pairs = frequency.shape[0]
+        first, last = (pairs * math.log(length / (turns * 2.0 * math.pi)) / math.log(base) for turns in (fast, slow))
+        if ramp == "whole_pairs":
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0.0), min(last, 2.0 * pairs - 1.0)
+        index = torch.arange(pairs, device=frequency.device, dtype=torch.float32)
+        kept = 1.0 - ((index - first) / (last - first if last != first else 1e-3)).clamp(0.0, 1.0)
     return frequency * (kept + (1.0 - kept) / factor)
 
 
@@ -258,6 +271,7 @@ def rope(
     interleaved: bool = False,
     factor: float = 1.0,
     turns: tuple[float, float, float] | None = None,
+    ramp: str = "turns",
     start: int = 0,
 ) -> Tensor:
     """Rotary embedding of [..., seq, K] for positions from `start` on, in fp32, given back in the dtype of `x`.
@@ -269,7 +283,7 @@ def rope(
     exponent = torch.arange(pairs, device=x.device, dtype=torch.float32) / pairs
     position = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
     frequency = base**-exponent
-    frequency = frequency / factor if turns is None else slowed(frequency, factor, *turns)
+    frequency = frequency / factor if turns is None else slowed(frequency, factor, *turns, base, ramp)
     angle = position[:, None] * frequency
     cos, sin = angle.cos(), angle.sin()
     if interleaved:

@@ -1,6 +1,6 @@
 """Two residual streams.
 
-Compiled by blockgraph from the model streams, digest f131c1328b8504c5. Change the spec, not this file.
+Compiled by blockgraph from the model streams, digest 01562daf40b854f2. Change the spec, not this file.
 
 Sizes: vocab = 61, n_layers = 5, d_model = 32.
 """
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 class Weight:
     """A declared tensor: shape, initial values, and for a parameter its group in the optimiser.
 
-    A `measured` one holds the greatest values that the forward passes of a step have written there.
+    A `measured` one holds the greatest values that the forward passes of a step have written there, or a `total`.
     """
 
     shape: tuple[int, ...]
@@ -31,6 +31,7 @@ class Weight:
     lr: float = 1.0
     trained: bool = True
     measured: bool = False
+    total: bool = False
 
 
 def initial_value(seed: int, name: str, weight: Weight) -> Tensor:
@@ -77,11 +78,11 @@ def assign(x: Tensor, value: Tensor) -> None:
     x.copy_(placed(value, x))
 
 
-def take_greatest(tensors: list[Tensor]) -> None:
-    """Set every entry to the greatest that it is on any rank, in one message."""
+def take_together(tensors: list[Tensor], total: bool) -> None:
+    """Set every entry to the greatest that it is on any rank, or to the sum over the ranks, in one message."""
     if tensors and dist.is_available() and dist.is_initialized():
         packed = torch.cat([x.flatten() for x in tensors])
-        dist.all_reduce(packed, dist.ReduceOp.MAX)
+        dist.all_reduce(packed, dist.ReduceOp.SUM if total else dist.ReduceOp.MAX)
         for x, value in zip(tensors, torch.split(packed, [x.numel() for x in tensors]), strict=True):
             x.copy_(value.view_as(x))
 
@@ -179,7 +180,8 @@ class GraphModule(nn.Module):
     @torch.no_grad()
     def after_step(self) -> None:
         """What the nodes do after each optimiser step, such as a power iteration; what was measured counts once."""
-        take_greatest([x for x, _ in self._measured()])
+        for total in (False, True):
+            take_together([x for x, weight in self._measured() if weight.total == total], total)
         for _, graph in self.graphs():
             graph.finish_step()
         self.forget()

@@ -23,6 +23,8 @@ INPUTS = {
 }
 SCORES = "scores: {op: matmul, in: [q, k], transpose: b}"
 
+ROUTER = "router: {op: linear, in: x, out: 6}"
+
 VARIANTS = {
     "layer_norm, no gain": "ln: {op: layer_norm, in: x, gain: none}",
     "layer_norm, 1+w": "ln: {op: layer_norm, in: x, gain: 1+w, eps: 1e-6}",
@@ -78,6 +80,27 @@ VARIANTS = {
     "layer_scale, absolute": "scale: {op: layer_scale, in: x, absolute: true, init: -0.5}",
     "sigmoid, in the place of softmax": "mask: {op: causal_mask, in: scores}\ngate: {op: sigmoid, shift: -log(seq)}",
     "layer_scale, from zero": "scale: {op: layer_scale, in: x, init: 0}",
+    "silu, steeper": "act: {op: silu, in: x, slope: 1.702}",
+    "clamp, from above": "clamp: {op: clamp, in: x, most: 0.5}",
+    "concat, three": "all: {op: concat, in: [x, x, x]}",
+    "rope, slowed by pairs": "rope: {op: rope, in: q, factor: 4, length: 16, ramp: pairs}",
+    "rope, slowed by whole pairs": "rope: {op: rope, in: q, factor: 4, length: 16, ramp: whole_pairs}",
+    "route, over all": f"{ROUTER}\nroute: {{op: route, top: 3, over: all, scale: 2.5}}",
+    "route, groups": f"{ROUTER}\nroute: {{op: route, top: 2, groups: 3, top_groups: 1}}",
+    "route, sigmoid, groups and balance": (
+        f"{ROUTER}\n"
+        "route: {op: route, top: 2, scores: sigmoid, groups: 2, top_groups: 1, group_scores: 2, balance: 0.001}"
+    ),
+    "expert_linear, bias": (
+        f"{ROUTER}\nroute: {{op: route, top: 2}}\n"
+        "up: {op: expert_linear, in: [x, route.chosen], experts: 6, out: d_ff, bias: true}\n"
+        "sum: {op: weighted_sum, in: [up, route.weights]}"
+    ),
+    "expert_linear, one of many": (
+        "router: {op: linear, in: x, out: 99}\nroute: {op: route, top: 1, over: all}\n"
+        "up: {op: expert_linear, in: [x, route.chosen], experts: 99, out: d_ff}\n"
+        "sum: {op: weighted_sum, in: [up, route.weights]}"
+    ),
     "parameter, unit rows": (
         "w: {op: parameter, shape: [d_ff, d_model], after_step: unit_rows}\n"
         "fc: {op: linear, in: x, out: d_ff, weight: w}"
@@ -117,7 +140,7 @@ def values_of(body: str) -> dict[str, str]:
     """Every value that the nodes give, under a name of its own."""
     found = {}
     for name, node in yaml.safe_load(body).items():
-        ports = node.get("into", [])
+        ports = node.get("into", OPS[node["op"]].outputs)
         found |= {f"{name}_{port}": f"{name}.{port}" for port in ports} if len(ports) > 1 else {f"{name}_out": name}
     return found
 

@@ -9,6 +9,13 @@ WIDTHS = {"vocab_size": 61, "hidden_size": 48, "num_attention_heads": 4, "num_hi
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 16}  # fmt: skip
 
+YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+        "original_max_position_embeddings": 256}  # fmt: skip
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+LATENT = {"intermediate_size": 80, "moe_intermediate_size": 24, "n_routed_experts": 6, "n_shared_experts": 2,
+          "num_experts_per_tok": 2, "first_k_dense_replace": 1, "kv_lora_rank": 20, "qk_nope_head_dim": 12,
+          "qk_rope_head_dim": 8, "v_head_dim": 16, "rms_norm_eps": 1e-6}  # fmt: skip
+
 GROUPED = {"num_key_value_heads": 2, "intermediate_size": 80}
 GPT = {"vocab_size": 61, "n_embd": 48, "n_head": 4, "n_layer": 3, "n_positions": 64}
 GEMMA = GROUPED | {"head_dim": 20, "query_pre_attn_scalar": 7, "sliding_window": 5}
@@ -43,6 +50,31 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "granite": ("granite", "Granite", GROUPED | GRANITE),
     "nemotron": ("nemotron", "Nemotron", GROUPED | {"head_dim": 16}),
+    "mixtral": ("mixtral", "Mixtral", GROUPED | {"num_local_experts": 5, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        "qwen3_moe", "Qwen3Moe", GROUPED | EXPERTS | {"head_dim": 20, "norm_topk_prob": True},
+    ),
+    "olmoe": ("olmoe", "Olmoe", GROUPED | EXPERTS),
+    "gpt_oss": (
+        "gpt_oss", "GptOss",
+        GROUPED | {"head_dim": 20, "sliding_window": 5, "num_local_experts": 5, "num_experts_per_tok": 2,
+                   "swiglu_limit": 1.0, "rope_parameters": YARN | {"truncate": False}},
+    ),
+    "deepseek_v2_lite": ("deepseek_v2_lite", "DeepseekV2", LATENT | {"q_lora_rank": None}),
+    "deepseek_v2_lite, slowed": (
+        "deepseek_v2_lite", "DeepseekV2",
+        LATENT | {"q_lora_rank": None, "rope_parameters": YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}},
+    ),
+    "deepseek_v2": (
+        "deepseek_v2", "DeepseekV2",
+        LATENT | {"q_lora_rank": 32, "topk_method": "group_limited_greedy", "n_group": 3, "topk_group": 2,
+                  "routed_scaling_factor": 3.0},
+    ),
+    "deepseek_v3": (
+        "deepseek_v3", "DeepseekV3",
+        LATENT | {"num_hidden_layers": 4, "q_lora_rank": 32, "first_k_dense_replace": 3, "n_group": 3, "topk_group": 2,
+                  "n_shared_experts": 1, "num_key_value_heads": 4},
+    ),
     "stablelm": ("stablelm", "StableLm", GROUPED | {"hidden_size": 64}),
 }  # fmt: skip
 
@@ -61,4 +93,7 @@ def made(case: str) -> Any:
         for value in model.parameters():
             noise = torch.randn(value.shape, generator=draw)
             value.copy_(value + 0.3 * noise if value.dim() == 1 else 2.0 * noise / value.shape[-1] ** 0.5)
+        for name, value in model.named_buffers():
+            if name.endswith("correction_bias"):  # of experts, which actions change and gradients do not
+                value.copy_(0.1 * torch.randn(value.shape, generator=draw))
     return model

@@ -63,6 +63,16 @@ ROUNDED = {
     ("ngpt", "1b"): (1.0261, 0.0001, "arXiv 2410.01131"),
     ("value_residual", "468m"): (0.468, 0.0005, "arXiv 2410.17897"),
     ("gpt", "paper"): (0.83, 0.005, "arXiv 2410.16682, section 2"),
+    ("mixtral", "8x7b"): (46.7, 0.05, "mistral.ai/news/mixtral-of-experts"),
+    ("mixtral", "8x22b"): (141.0, 0.5, "mistral.ai/news/mixtral-8x22b"),
+    ("qwen3_moe", "30b_a3b"): (30.5, 0.05, CARD),
+    ("qwen3_moe", "235b_a22b"): (235.0, 0.5, CARD),
+    ("olmoe", "7b_a1b"): (6.9, 0.05, "arXiv 2409.02060"),
+    ("gpt_oss", "20b"): (20.91, 0.005, "arXiv 2508.10925, Table 1"),
+    ("gpt_oss", "120b"): (116.83, 0.005, "arXiv 2508.10925, Table 1"),
+    ("deepseek_v2_lite", "16b"): (15.7, 0.05, "arXiv 2405.04434, appendix B"),
+    ("deepseek_v2", "236b"): (236.0, 0.5, "arXiv 2405.04434"),
+    ("deepseek_v3", "671b"): (671.0, 0.5, "arXiv 2412.19437, without the second head"),
 }
 ZOO = [name for name, path in shipped().items() if path.parent.name == "zoo"]
 SIZES = [(name, size) for name in ZOO for size in plain(read(shipped()[name]))["sizes"]]

@@ -1,5 +1,6 @@
 """Every family against transformers itself: logits and gradients, and the files that go there and back."""
 
+import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,14 @@ def test_logits_are_those_of_transformers(case: str, folder: Path) -> None:
     assert error(found, expected) < CLOSE
 
 
-def stored_name(value: Tensor, stored: dict[str, Tensor]) -> str:
-    """What a parameter is called in the file; transformers renames some as it writes."""
-    (name,) = [name for name, other in stored.items() if torch.equal(value, other)]
-    return name
+def stored_gradients(model: Any, folder: Path) -> dict[str, Tensor]:
+    """The gradients as transformers would write the weights, some of which it renames, splits or leaves out."""
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for value, other in zip(twin.parameters(), model.parameters(), strict=True):
+            value.copy_(other.grad)
+    twin.save_pretrained(folder)
+    return load_file(folder / "model.safetensors")
 
 
 @pytest.mark.proves(proven, {"gradients": CLOSE})
@@ -95,11 +100,13 @@ def test_gradients_are_those_of_transformers(case: str, folder: Path) -> None:
     given(model(tokens())).backward()
     other.zero_grad()
     given(other(tokens()).logits).backward()
-    stored = load_file(there(case, folder) / "model.safetensors")
-    expected = {stored_name(value, stored): value.grad for value in other.parameters()}
+    expected = stored_gradients(other, folder / f"{case}-gradients")
     one, _ = described(model.graph, folder)
     own = dict(model.named_parameters())
     for link in links(one, model.graph):
+        if link.name not in own:
+            expected = {name: value for name, value in expected.items() if name not in link.parts}
+            continue
         for name, gradient in link.theirs(own[link.name].grad).items():
             assert error(gradient, expected.pop(name)) < CLOSE, name
     assert expected == {}
