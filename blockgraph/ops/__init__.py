@@ -16,12 +16,16 @@ from blockgraph.ops.matmul import Matmul
 from blockgraph.ops.merge_heads import MergeHeads
 from blockgraph.ops.multiply import Multiply
 from blockgraph.ops.parameter import Parameter
+from blockgraph.ops.patches import Patches
+from blockgraph.ops.prepend import Prepend
 from blockgraph.ops.qk_clip import QkClip
+from blockgraph.ops.relative_bias import RelativeBias
 from blockgraph.ops.relu import Relu
 from blockgraph.ops.repeat_heads import RepeatHeads
 from blockgraph.ops.rms_norm import RmsNorm
 from blockgraph.ops.rope import Rope
 from blockgraph.ops.scale import Scale
+from blockgraph.ops.select import Select
 from blockgraph.ops.sigma_reparam import SigmaReparam
 from blockgraph.ops.sigmoid import Sigmoid
 from blockgraph.ops.silu import Silu
@@ -36,7 +40,10 @@ from blockgraph.ops.stack import Stack
 OPS = table(
     (
         Embedding,
+        Patches,
+        Prepend,
         LearnedPositions,
+        Select,
         Linear,
         Parameter,
         LayerNorm,
@@ -52,6 +59,7 @@ OPS = table(
         Scale,
         SoftTemp,
         SoftCap,
+        RelativeBias,
         CausalMask,
         QkClip,
         Softmax,

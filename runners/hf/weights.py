@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Link:
-    """A weight of a graph and the tensors that hold it; `rows` and `order` are those of its rule, as numbers."""
+    """A weight of a graph and the tensors that hold it; `rows`, `order` and `stored` are its rule's, as numbers."""
 
     name: str
     shape: tuple[int, ...]
@@ -24,12 +24,13 @@ class Link:
     transpose: bool
     rows: tuple[int, ...]
     order: tuple[int, ...]
+    stored: tuple[int, ...] = ()
 
     def ours(self, tensors: Mapping[str, "Tensor"]) -> "Tensor":
         """The weight, from the tensors by their names there."""
         import torch
 
-        parts = [tensors[part].mT if self.transpose else tensors[part] for part in self.parts]
+        parts = [self._read(tensors[part]) for part in self.parts]
         value = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self._laid(value, self.rows, self.order).contiguous()
 
@@ -39,9 +40,15 @@ class Link:
         value = self._laid(value, tuple(self.rows[axis] for axis in self.order), back)
         parts = value.chunk(len(self.parts)) if len(self.parts) > 1 else (value,)
         return {
-            name: (part.mT if self.transpose else part).contiguous()
+            name: (part.mT if self.transpose else part.reshape(self.stored or part.shape)).contiguous()
             for name, part in zip(self.parts, parts, strict=True)
         }
+
+    def _read(self, part: "Tensor") -> "Tensor":
+        """One tensor in the spec's sizes."""
+        if self.stored and part.shape == self.stored:
+            return part.reshape(self.shape)
+        return part.mT if self.transpose else part  # a shape that does not fit is told by its sizes
 
     def _laid(self, value: "Tensor", rows: tuple[int, ...], order: tuple[int, ...]) -> "Tensor":
         if not rows or value.shape[0] != math.prod(rows):
@@ -57,10 +64,10 @@ def links(one: Map, graph: Graph) -> list[Link]:
 
 
 def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """Every weight of a graph by its name in the state dict."""
+    """Every weight of a graph by its name in the state dict, one that layers share by the name in the first of them."""
     return {
         f"{prefix}{node.home}.{param.name}": tuple(size.known or 0 for size in param.sizes)
-        for prefix, _, node in graph.walk()
+        for prefix, node in graph.owners()
         for param in node.params
     }
 
@@ -92,11 +99,15 @@ def _link(one: Map, graph: Graph, name: str, shape: tuple[int, ...]) -> Link:
         found = re.fullmatch(_regex(pattern), name)
         if found:
             whole = Rule.model_validate({"from": rule}) if isinstance(rule, str) else rule
-            rows = tuple(graph.dims.size(size).known or 0 for size in whole.rows)
+            rows, stored = (_sizes(graph, sizes) for sizes in (whole.rows, whole.shape))
             parts = tuple(_filled(part, found.groups()) for part in whole.names)
-            return Link(name, shape, parts, whole.transpose, rows, tuple(whole.order))
+            return Link(name, shape, parts, whole.transpose, rows, tuple(whole.order), stored)
     told = f"the map of {one.spec} has no line for the weight {name}"
     raise SpecError([Problem(told, Place(f"{one.spec}.hf.yaml", 0))])
+
+
+def _sizes(graph: Graph, texts: Iterable[int | str]) -> tuple[int, ...]:
+    return tuple(graph.dims.size(text).known or 0 for text in texts)
 
 
 def _regex(pattern: str) -> str:
