@@ -107,7 +107,7 @@ class _Checker:
             plan.append(number)
             for name, ref in graph.outputs.items():
                 kind = graph.type_of(ref)
-                carried[name] = kind.bind(bound) if kind is not None else None
+                carried[node.op.carried(name, layer)] = kind.bind(bound) if kind is not None else None
         types = {name: kind for name, kind in carried.items() if name in node.outputs and kind is not None}
         result = replace(node, blocks=tuple(graph for _, graph in typed.values()), plan=tuple(plan), types=types)
         self.tell_unshared(result)
@@ -118,11 +118,12 @@ class _Checker:
         bound: dict[str, Size] = {}
         found: dict[str, Type] = {}
         for name, wanted in block.inputs.items():
-            about = f"layer {layer} ({block.name}) reads '{name}'"
-            if name not in carried:
+            key = node.op.carried(name, layer)
+            about = f"layer {layer} ({block.name}) reads '{key}'"
+            if key not in carried:
                 self.tell(node, OpError(f"{about}, which is not carried; what is carried: {', '.join(carried)}"))
                 return None
-            given = carried[name]
+            given = carried[key]
             if given is None:
                 return None
             if not _fits(wanted, given, bound):

@@ -75,7 +75,8 @@ class Linker:
                 continue
             order = {name: index for index, name in enumerate(linked)}
             entry.blocks, entry.plan = tuple(linked.values()), tuple(order[name] for name in names)
-            entry.outputs = tuple(dict.fromkeys(name for block in entry.blocks for name in block.outputs))
+            given = dict.fromkeys(name for block in entry.blocks for name in block.outputs)
+            entry.outputs = tuple(name for name in given if entry.op.carried(name, 0) == name)
             tell_unknown_shares(entry, self.problems)
             self.refuse_too_many(entry)
         if all(entry.op is not None for entry in root.entries()):

@@ -14,6 +14,7 @@ from blockgraph.ops.learned_positions import LearnedPositions
 from blockgraph.ops.linear import Linear
 from blockgraph.ops.matmul import Matmul
 from blockgraph.ops.merge_heads import MergeHeads
+from blockgraph.ops.mix_streams import MixStreams
 from blockgraph.ops.multiply import Multiply
 from blockgraph.ops.parameter import Parameter
 from blockgraph.ops.patches import Patches
@@ -34,8 +35,10 @@ from blockgraph.ops.soft_clip import SoftClip
 from blockgraph.ops.soft_temp import SoftTemp
 from blockgraph.ops.softmax import Softmax
 from blockgraph.ops.split_heads import SplitHeads
+from blockgraph.ops.spread_streams import SpreadStreams
 from blockgraph.ops.squared_relu import SquaredRelu
 from blockgraph.ops.stack import Stack
+from blockgraph.ops.sum_streams import SumStreams
 
 OPS = table(
     (
@@ -72,6 +75,9 @@ OPS = table(
         Sigmoid,
         Add,
         Multiply,
+        SpreadStreams,
+        MixStreams,
+        SumStreams,
         SigmaReparam,
         Stack,
     )

@@ -19,7 +19,7 @@ class Patches(Op):
     """
 
     name: ClassVar = "patches"
-    style: ClassVar = Style("reshape", "patches {side} × {side}")
+    style: ClassVar = Style("reshape", "patches")
     paper: ClassVar = "https://arxiv.org/abs/2010.11929"
     example: ClassVar = "patches: {op: patches, in: image, side: 4}"
 
@@ -44,3 +44,7 @@ class Patches(Op):
     def lower(self, site: Site, x: str) -> str:
         """One copy."""
         return f"patches({x}, {site.size(self.side)})"
+
+    def label(self) -> str:
+        """The side in pixels."""
+        return f"patches {self.side.known} × {self.side.known}"

@@ -63,6 +63,16 @@ VARIANTS = {
     "learned_positions, of patches": (
         "parts: {op: patches, in: image, side: 4}\npositions: {op: learned_positions, rows: 6}"
     ),
+    "mix_streams, static": "mix: {op: mix_streams, in: q, streams: 5, init: {identity: 0.5}}",
+    "mix_streams, one by layer": "mix: {op: mix_streams, in: q, streams: 1, init: {one_hot: 2 * layer + 1}}",
+    "mix_streams, one gain for two": (
+        "by: {op: linear, in: q, out: 3}\na: {op: mix_streams, in: [q, by], streams: 3}\n"
+        "b: {op: mix_streams, in: [a, by], streams: 3, gain: a.gain}"
+    ),
+    "spread_streams, dynamic": (
+        "by: {op: linear, in: q, out: 1}\nspread: {op: spread_streams, in: [x, by], streams: n_heads}"
+    ),
+    "spread_streams, copies": "copies: {op: spread_streams, in: x, streams: 2, trained: false}",
     "causal_mask, window": "mask: {op: causal_mask, in: scores, window: 3}",
     "causal_mask, documents": "mask: {op: causal_mask, in: [scores, tokens]}",
     "causal_mask, documents and window": "mask: {op: causal_mask, in: {x: scores, documents: tokens}, window: 3}",

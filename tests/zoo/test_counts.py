@@ -65,6 +65,10 @@ PUBLISHED = {
     ("vit", "b32"): (88_224_232, VISION),
     ("vit", "l16"): (304_326_632, VISION),
     ("vit", "l32"): (306_535_400, VISION),
+    ("hyper_connections", "1b"): (
+        1_177_158_464,
+        "arXiv 2409.19606, its table of parameters, in billions to eight places",
+    ),
     ("stablelm", "3b"): (2_795_443_200, CARD),
 }
 # Where only a rounded figure is published: billions, how far the exact count may lie from it, and where.
