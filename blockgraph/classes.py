@@ -256,7 +256,8 @@ class ClassText:
             if name in carried:
                 lines.append(f"{BODY}{carried[name]} = {self.value(ref)}")
             carried.setdefault(name, self.value(ref))
-        calls, given = [], "".join(f", {word}" for word in more)
+        calls: list[tuple[str, str]] = []
+        given = "".join(f", {word}" for word in more)
         for layer, index in enumerate(node.plan):
             outputs, inputs = (self.keys(node, layer, names) for names in _ends(node.blocks[index]))
             for key in outputs:

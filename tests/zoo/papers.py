@@ -232,7 +232,7 @@ def unit_rms(x: Tensor) -> Tensor:
 
 
 def unet_model(w: Weights, tokens: Tensor, cap: float) -> Tensor:
-    x, kept = unit_rms(w["embed.weight"][tokens]), []
+    x, kept = unit_rms(w["embed.weight"][tokens]), list[Tensor]()
     for index in range(w.layers):
         layer = w / "layers" / index
         a, f = layer / "attn", layer / "ff"
