@@ -8,7 +8,7 @@ from blockgraph.dims import LAYER, RUNTIME, Dims, Size
 from blockgraph.errors import OpError, Problems, Told
 from blockgraph.graph import LOST, Graph, Node, Ref, running_order
 from blockgraph.owners import kept, misowned, refuse_state_of_inputs, refuse_unchangeable, refuse_unsettled
-from blockgraph.types import Flow, Type
+from blockgraph.types import TOKENS, Flow, Type
 from blockgraph.usage import tell_cycles, tell_unused
 
 SOURCES = 4  # inputs that a shape error names
@@ -107,7 +107,7 @@ class _Checker:
             plan.append(number)
             for name, ref in graph.outputs.items():
                 kind = graph.type_of(ref)
-                carried[name] = kind.bind(bound) if kind is not None else None
+                carried[node.op.carried(name, layer)] = kind.bind(bound) if kind is not None else None
         types = {name: kind for name, kind in carried.items() if name in node.outputs and kind is not None}
         result = replace(node, blocks=tuple(graph for _, graph in typed.values()), plan=tuple(plan), types=types)
         self.tell_unshared(result)
@@ -118,15 +118,20 @@ class _Checker:
         bound: dict[str, Size] = {}
         found: dict[str, Type] = {}
         for name, wanted in block.inputs.items():
-            about = f"layer {layer} ({block.name}) reads '{name}'"
-            if name not in carried:
+            key = node.op.carried(name, layer)
+            about = f"layer {layer} ({block.name}) reads '{key}'"
+            if key not in carried:
                 self.tell(node, OpError(f"{about}, which is not carried; what is carried: {', '.join(carried)}"))
                 return None
-            given = carried[name]
+            given = carried[key]
             if given is None:
                 return None
             if not _fits(wanted, given, bound):
                 self.tell(node, OpError(f"{about} as {{}}, found {{}}", wanted, given))
+                return None
+            if self.causal and (blind := _blind_to_tokens(bound)):
+                told = f"{about} as {{}}, found {{}}; of what tokens see, only an axis called {TOKENS} tells"
+                self.tell(node, OpError(f"{told}, not {blind}", wanted, given))
                 return None
             found[name] = wanted.with_flow(given.flow if wanted.flow is Flow.PAST else Flow.ALL)
         return found, bound
@@ -181,6 +186,11 @@ def _refuse_unread(node: Node, axes: set[str]) -> None:
 
 def _params(graph: Graph) -> set[tuple[str, tuple[Size, ...]]]:
     return {(f"{node.home}.{param.name}", param.sizes) for node in graph.nodes.values() for param in node.params}
+
+
+def _blind_to_tokens(bound: Mapping[str, Size]) -> str:
+    """A run-time dim of a block that would stand for tokens, along which the block's ops take care of nothing."""
+    return next((name for name, size in bound.items() if TOKENS.names & size.names), "")
 
 
 def _fits(wanted: Type, given: Type, bound: dict[str, Size]) -> bool:

@@ -256,11 +256,24 @@ class ClassText:
             if name in carried:
                 lines.append(f"{BODY}{carried[name]} = {self.value(ref)}")
             carried.setdefault(name, self.value(ref))
-        blocks = [node.blocks[index] for index in node.plan]
-        given = ["".join(f", {word}" for word in more)] * len(blocks)
-        reads = [_joined(carried, block.inputs) + words for block, words in zip(blocks, given, strict=True)]
-        calls = list(zip((_joined(carried, block.outputs) for block in blocks), reads, strict=True))
+        calls: list[tuple[str, str]] = []
+        given = "".join(f", {word}" for word in more)
+        for layer, index in enumerate(node.plan):
+            outputs, inputs = (self.keys(node, layer, names) for names in _ends(node.blocks[index]))
+            for key in outputs:
+                carried.setdefault(key, self.apart(node, key) if key not in carried else "")
+            calls.append((_joined(carried, outputs), _joined(carried, inputs) + given))
         return [*lines, *(BODY + line for line in loops(f"self.{node.path}", calls, _place(node), method))]
+
+    def keys(self, node: Node, layer: int, names: Iterable[str]) -> list[str]:
+        """What the values of a layer are called among those that a stack carries."""
+        return [node.op.carried(name, layer) for name in names]
+
+    def apart(self, node: Node, key: str) -> str:
+        """A new variable for a value that is carried apart."""
+        name = unique(re.sub(r"[^A-Za-z0-9]+", "_", f"{node.path}_{key}").strip("_"), self.taken)
+        self.taken.add(name)
+        return name
 
 
 @dataclass(frozen=True)
@@ -291,6 +304,10 @@ def unique(word: str, taken: Container[str]) -> str:
     while name in taken:
         name, count = f"{word}_{count}", count + 1
     return name
+
+
+def _ends(block: Graph) -> tuple[Collection[str], Collection[str]]:
+    return block.outputs, block.inputs
 
 
 def _given(results: Collection[str]) -> str:

@@ -16,9 +16,9 @@ LENGTHS = (1, 2**20)  # run-time sizes at which a number that depends on them is
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """Initial values of a parameter: a named distribution and its one number."""
+    """Initial values of a parameter: a named distribution or pattern and its one number."""
 
-    kind: Literal["normal", "trunc_normal", "uniform", "constant", "unit"]
+    kind: Literal["normal", "trunc_normal", "uniform", "constant", "unit", "identity", "one_hot"]
     number: Number
 
 
@@ -50,18 +50,20 @@ def _number(value: Any, info: ValidationInfo) -> Number:
 
 
 def _init(value: Any, info: ValidationInfo) -> Init:
-    """`zeros`, `ones`, a number, or a distribution such as `{normal: 0.02}`."""
+    """`zeros`, `ones`, a number, a distribution such as `{normal: 0.02}`, or a pattern such as `{one_hot: layer}`."""
     words = {"zeros": 0.0, "ones": 1.0}
     if isinstance(value, str) and value in words:
         return Init("constant", number_of(words[value]))
     if not isinstance(value, dict):
         return Init("constant", _settled(_number(value, info)))
-    kinds = ("normal", "trunc_normal", "uniform", "constant")
+    kinds = ("normal", "trunc_normal", "uniform", "constant", "identity", "one_hot")
     if len(value) != 1 or next(iter(value)) not in kinds:
         raise ValueError(f"an initial value is zeros, ones, a number or one of {', '.join(kinds)} with its number")
     ((kind, text),) = value.items()
     number = _settled(_number(text, info))
-    if kind != "constant":
+    if kind == "one_hot":
+        _within(number, info, "a whole number from 0 on", lambda x: x >= 0 and x == int(x))
+    elif kind != "constant":
         _within(number, info, "positive", lambda x: x > 0)
     return Init(kind, number)
 

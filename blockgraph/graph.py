@@ -160,6 +160,16 @@ class Graph:
                 for prefix, graph, inner in node.blocks[block].walk():
                     yield f"{node.path}.{index}.{prefix}", graph, inner
 
+    def owners(self) -> Iterator[tuple[str, Node]]:
+        """Every node of every layer, with its prefix, but those whose parameters are an earlier layer's."""
+        for node in self.nodes.values():
+            yield "", node
+            for index, block in enumerate(node.plan):
+                for prefix, inner in node.blocks[block].owners():
+                    home = f"{prefix}{inner.home}."
+                    if not index or not home.startswith(tuple(f"{path}." for path in node.op.sharing())):
+                        yield f"{node.path}.{index}.{prefix}", inner
+
 
 def dependencies(graph: Graph) -> "nx.DiGraph[str]":
     """Nodes and what each needs first.

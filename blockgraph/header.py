@@ -130,10 +130,16 @@ def read_inputs(
         check_name(name, "the input", body.keys[name], problems)
         sizes = _axes(name, axes, dims, problems)
         if sizes is not None:
-            # Token ids are the one kind of value that has no features.
-            features = any(size.names - set(RUNTIME) or not size.names for size in sizes)
-            types[name] = Type(sizes, "float" if features else "int").settled()
+            types[name] = Type(sizes, "int" if _are_ids(sizes, header) else "float").settled()
     return types, dict(body.keys)
+
+
+def _are_ids(sizes: tuple[Size, ...], header: Header) -> bool:
+    """Whether a value has no features, as token ids alone: `[batch, seq]`, or `[batch, src]` with `src: null`."""
+    if all(size.names and size.names <= set(RUNTIME) for size in sizes):
+        return True
+    batch, *lengths = sizes
+    return str(batch) == "batch" and len(lengths) == 1 and header.dims.get(str(lengths[0]), "") is None
 
 
 def _axes(name: str, axes: Value, dims: Dims, problems: Problems) -> tuple[Size, ...] | None:

@@ -66,6 +66,8 @@ class Linker:
         stacks = [entry for entry in root.entries() if entry.op is not None and _holds(type(entry.op))]
         self.lost |= {entry.path for entry in root.entries() if entry.op is None and self.may_hold(entry)}
         for entry in stacks:
+            op = entry.op
+            assert op is not None
             names = layer_names(entry, self.problems)
             blocks = {name: self.block(name, entry, shelf, dims, len(names)) for name in dict.fromkeys(names)}
             linked = {name: block for name, block in blocks.items() if block is not None}
@@ -75,7 +77,8 @@ class Linker:
                 continue
             order = {name: index for index, name in enumerate(linked)}
             entry.blocks, entry.plan = tuple(linked.values()), tuple(order[name] for name in names)
-            entry.outputs = tuple(dict.fromkeys(name for block in entry.blocks for name in block.outputs))
+            given = dict.fromkeys(name for block in entry.blocks for name in block.outputs)
+            entry.outputs = tuple(name for name in given if op.carried(name, 0) == name)
             tell_unknown_shares(entry, self.problems)
             self.refuse_too_many(entry)
         if all(entry.op is not None for entry in root.entries()):

@@ -155,6 +155,10 @@ class Op(Fields):
         """Names of the blocks this op runs one after the other; empty for an op that holds none."""
         return ()
 
+    def carried(self, name: str, layer: int) -> str:
+        """What a value of a layer's block is called among the values that the layers carry on."""
+        return name
+
     def sharing(self) -> tuple[str, ...]:
         """Paths in those blocks whose parameters all layers share."""
         return ()
@@ -215,7 +219,8 @@ class WeightedOp(Op):
 
     init: InitField | None = Field(
         None,
-        description="initial values: zeros, ones, a number, or {normal: std}, {trunc_normal: std}, {uniform: bound}",
+        description="initial values: zeros, ones, a number, or {normal: std}, {trunc_normal: std}, {uniform: bound}, "
+        "{identity: factor}, {one_hot: row}",
     )
     decay: bool | None = Field(None, description="whether weight decay applies")
     lr: Multiplier = Field(ONE, description="multiplier of the learning rate")

@@ -12,7 +12,6 @@ Kind = Literal["float", "int"]
 
 TOKENS = Size.symbol("seq")  # the axis along which causality is proved
 _TOKEN_NAMES = TOKENS.names
-_TOKEN_NAMES = TOKENS.names
 
 
 class Flow(Enum):

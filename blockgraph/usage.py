@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import networkx as nx
 
@@ -93,12 +94,13 @@ def _tell_idle_layers(node: Node, wanted: set[str], problems: Problems) -> None:
     needs: dict[tuple[int, frozenset[str]], tuple[list[str], set[str]]] = {}
     need = wanted
     for layer, index in reversed(list(enumerate(node.plan))):
-        live = frozenset(need & node.blocks[index].outputs.keys())
+        called = partial(node.op.carried, layer=layer)
+        live = frozenset(name for name in node.blocks[index].outputs if called(name) in need)
         if (index, live) not in needs:
             needs[index, live] = _needs(node.blocks[index], live)
         unread, inputs = needs[index, live]
         idle.update({(index, path): layer for path in unread})
-        need = (need - live) | inputs
+        need = (need - {*map(called, live)}) | {*map(called, inputs)}
     for (index, path), layer in idle.items():
         inner = node.blocks[index].nodes[path]
         told = f"no output needs it in layer {layer} of {node.path}, so its parameters would never train there"

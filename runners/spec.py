@@ -12,6 +12,7 @@ from blockgraph.library import located, names_path
 from blockgraph.op import Op
 from blockgraph.probes import chosen
 from blockgraph.recompute import refuse_unknown
+from blockgraph.types import TOKENS, Type
 from runners import tokenizer
 from runners.runfile import RunFile
 
@@ -34,11 +35,30 @@ def graph_of(run: RunFile, ops: Mapping[str, type[Op]], vocab: int | None = None
         raise SpecError(_at_model(problem, model, run) for problem in error.problems) from None
     if graph.kind != "model":
         raise run.refuse("model", f"'{model}' is a {graph.kind}, not a model", "give it to a slot: set.block")
+    _refuse_other_ends(run, model, graph)
     if run.config.data.packing == "within" and DOCUMENTS not in graph.inputs:
         told = f"attention stays within documents where a model has an input '{DOCUMENTS}', and '{model}' has none"
         raise run.refuse("data.packing", told, "`model: packed` has one; wire it to every causal_mask")
     refuse_unknown(graph, run.config.train.recompute, run.place("train.checkpointing"))
     return graph
+
+
+def _refuse_other_ends(run: RunFile, model: str, graph: Graph) -> None:
+    """Refuse a model that does not turn the tokens of one sequence into logits for each of them."""
+    reads = {name: kind for name, kind in graph.inputs.items() if name != DOCUMENTS}
+    gives = [graph.type_of(ref) for ref in graph.outputs.values()]
+    one = [(kind.kind, str(kind)) for kind in reads.values()] == [("int", f"[batch, {TOKENS}]")]
+    each = len(gives) == 1 and gives[0] is not None and len(gives[0].sizes) == 3 and gives[0].sizes[1] == TOKENS
+    if not (one and each):
+        told = f"'{model}' maps {_listed(reads)} to {_listed(dict(zip(graph.outputs, gives, strict=True)))}"
+        wanted = f"a run trains models of tokens [batch, {TOKENS}] to logits [batch, {TOKENS}, vocab]"
+        raise run.refuse(
+            "model", f"{told}; {wanted}", f'blockgraph.compile("{model}") gives a module to train in Python'
+        )
+
+
+def _listed(kinds: Mapping[str, Type | None]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in kinds.items())
 
 
 def vocab_of(run: RunFile) -> int:

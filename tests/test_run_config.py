@@ -219,3 +219,15 @@ def test_a_run_records_what_it_does_by_default_whatever_its_model(tmp_path):
     names = series_of(run, graph_of(run, OPS))
     assert {"layers.1.attn.qkv.y.l2", "layers.0.attn.bmm1.max", "logits.log_z", "layers.1.x.rms"} <= set(names)
     assert series_of(load(tmp_path, "log: {probes: []}\n"), graph_of(run, OPS)) == []
+
+
+@pytest.mark.parametrize("model", ["t5", "vit"])
+def test_a_run_refuses_what_is_not_tokens_to_logits(tmp_path, model):
+    run = load(tmp_path, f"model: {model}\nset: {{size: tiny}}\n")
+    with pytest.raises(SpecError) as error:
+        graph_of(run, OPS)
+    (problem,) = error.value.problems
+    assert problem.message.startswith(f"'{model}' maps ")
+    assert "a run trains models of tokens [batch, seq] to logits [batch, seq, vocab]" in problem.message
+    assert problem.hint == f'blockgraph.compile("{model}") gives a module to train in Python'
+    assert problem.place.line == 1

@@ -17,15 +17,20 @@ from blockgraph.ops.learned_positions import LearnedPositions
 from blockgraph.ops.linear import Linear
 from blockgraph.ops.matmul import Matmul
 from blockgraph.ops.merge_heads import MergeHeads
+from blockgraph.ops.mix_streams import MixStreams
 from blockgraph.ops.multiply import Multiply
 from blockgraph.ops.parameter import Parameter
+from blockgraph.ops.patches import Patches
+from blockgraph.ops.prepend import Prepend
 from blockgraph.ops.qk_clip import QkClip
+from blockgraph.ops.relative_bias import RelativeBias
 from blockgraph.ops.relu import Relu
 from blockgraph.ops.repeat_heads import RepeatHeads
 from blockgraph.ops.rms_norm import RmsNorm
 from blockgraph.ops.rope import Rope
 from blockgraph.ops.route import Route
 from blockgraph.ops.scale import Scale
+from blockgraph.ops.select import Select
 from blockgraph.ops.shift import Shift
 from blockgraph.ops.sigma_reparam import SigmaReparam
 from blockgraph.ops.sigmoid import Sigmoid
@@ -37,14 +42,19 @@ from blockgraph.ops.soft_temp import SoftTemp
 from blockgraph.ops.softmax import Softmax
 from blockgraph.ops.split import Split
 from blockgraph.ops.split_heads import SplitHeads
+from blockgraph.ops.spread_streams import SpreadStreams
 from blockgraph.ops.squared_relu import SquaredRelu
 from blockgraph.ops.stack import Stack
+from blockgraph.ops.sum_streams import SumStreams
 from blockgraph.ops.weighted_sum import WeightedSum
 
 OPS = table(
     (
         Embedding,
+        Patches,
+        Prepend,
         LearnedPositions,
+        Select,
         Linear,
         Parameter,
         LayerNorm,
@@ -62,6 +72,7 @@ OPS = table(
         Scale,
         SoftTemp,
         SoftCap,
+        RelativeBias,
         CausalMask,
         QkClip,
         Softmax,
@@ -80,6 +91,9 @@ OPS = table(
         Route,
         ExpertLinear,
         WeightedSum,
+        SpreadStreams,
+        MixStreams,
+        SumStreams,
         SigmaReparam,
         Stack,
     )

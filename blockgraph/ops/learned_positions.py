@@ -8,13 +8,13 @@ from blockgraph.dims import Size
 from blockgraph.errors import OpError
 from blockgraph.fields import SizeField, normal
 from blockgraph.op import MatrixOp, Param, Site, Style
-from blockgraph.types import TOKENS, Type
+from blockgraph.types import Type
 
 
 class LearnedPositions(MatrixOp):
     """`y[b, t] = x[b, t] + weight[t]`: a trained vector for each position; a longer sequence is an error.
 
-    [batch, seq, D] -> [batch, seq, D]; weight [rows, D], init normal 0.02, with weight decay.
+    [batch, T, D] -> [batch, T, D]; weight [rows, D], init normal 0.02, with weight decay.
     """
 
     name: ClassVar = "learned_positions"
@@ -27,9 +27,12 @@ class LearnedPositions(MatrixOp):
     rows: SizeField = Field(description="positions that the table holds, the longest sequence")
 
     def infer(self, x: Type) -> Type:
-        """The input's type."""
-        if len(x.sizes) < 2 or x.sizes[-2] != TOKENS:
+        """The input's type; a sequence whose length is known has to fit in the table."""
+        if len(x.sizes) < 2 or x.sizes[-2] == Size.symbol("batch"):
             raise OpError("expects [..., seq, features], found {}", x)
+        length = x.sizes[-2].known
+        if length is not None and length > (self.rows.known or 0):
+            raise OpError("the table has {} positions, and the sequence {}", self.rows, x.sizes[-2])
         return x
 
     def parameters(self, x: Type) -> tuple[Param, ...]:

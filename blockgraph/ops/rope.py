@@ -8,7 +8,7 @@ from blockgraph.dims import number_of
 from blockgraph.errors import OpError
 from blockgraph.fields import Positive, SizeField
 from blockgraph.op import Op, Site, Style
-from blockgraph.types import TOKENS, Type
+from blockgraph.types import Type
 
 
 class Rope(Op):
@@ -43,7 +43,7 @@ class Rope(Op):
 
     def infer(self, x: Type) -> Type:
         """The input's type; the rotated width has to be even."""
-        if len(x.sizes) < 3 or x.sizes[-2] != TOKENS:
+        if len(x.sizes) < 3 or not x.sizes[-2].unbound - {"batch"}:
             raise OpError("expects [..., seq, features], found {}", x)
         width = self.width or x.last
         if width.known is not None and (width.known % 2 or width.known > (x.last.known or width.known)):

@@ -27,6 +27,7 @@ class Rule(Fields):
         None,
         description="how many lie behind each other on a first axis of their own; the last * of a name counts them",
     )
+    shape: list[int | str] = Field([], description="sizes in which it is stored, where they are others than the spec's")
 
     @property
     def names(self) -> list[str]:
@@ -52,6 +53,7 @@ class Map(Case):
     architecture: str = Field(description="class in transformers")
     cases: list[Case] = Field([], description="alternatives, laid over `dims` and `config`")
     floats: list[str] = Field([], description="keys of dims that the config holds as real numbers")
+    labels: list[str] = Field([], description="keys of dims that the config holds as a mapping with a name for each")
     write: dict[str, Any] = Field({}, description="what an exported config says besides, null included")
     prefix: str = Field("", description="what files of the model without its head leave out in front")
     weights: dict[str, str | Rule] = Field(description="tensors by the spec's name; * stands for a layer's index")
@@ -104,8 +106,15 @@ def config_of(one: Map, case: Case, dims: Mapping[str, int]) -> dict[str, Any]:
             _put(config, key, _spread(value, dims["n_layers"]))
     for dim, keys in case.dims.items():
         name = str(_keys(keys)[0])
-        _put(config, name, float(dims[dim]) if name in one.floats else dims[dim])
+        _put(config, name, _value(one, name, dims[dim]))
     return config
+
+
+def _value(one: Map, key: str, size: int) -> Any:
+    """A dim as the config holds it."""
+    if key in one.labels:
+        return {str(index): f"LABEL_{index}" for index in range(size)}
+    return float(size) if key in one.floats else size
 
 
 def _types(maps: Iterable[Map]) -> list[str]:
@@ -141,7 +150,7 @@ def _size(one: Map, keys: str | list[str | int | None], config: Placed, problems
         found = _found(config, key)
         if found is None:
             continue
-        value = plain(found)
+        value = len(found.items) if key in one.labels and isinstance(found, Placed) else plain(found)
         if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
             problems.add(f"{key} is {describe(found)}, not a positive whole number", found.place)
             return None

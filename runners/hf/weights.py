@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Link:
-    """A weight of a graph and the tensors that hold it; `rows`, `order` and `axis` are those of its rule, as numbers.
+    """A weight of a graph and the tensors that hold it; from `rows` on, its rule's fields, as numbers.
 
     `layers` are names of tensors, a group for each layer of a stacked weight; there is one group where none is.
     """
@@ -30,6 +30,7 @@ class Link:
     rows: tuple[int, ...]
     order: tuple[int, ...]
     axis: int
+    stored: tuple[int, ...]
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -50,7 +51,7 @@ class Link:
         value = self._laid(value, tuple(self.rows[axis] for axis in self.order), back)
         layers = value.unbind() if self.stacked else (value,)
         return {
-            name: (part.mT if self.transpose else part).contiguous()
+            name: (part.mT if self.transpose else part.reshape(self.stored or part.shape)).contiguous()
             for names, layer in zip(self.layers, layers, strict=True)
             for name, part in zip(names, layer.chunk(len(names)) if len(names) > 1 else (layer,), strict=True)
         }
@@ -58,8 +59,14 @@ class Link:
     def _joined(self, parts: list["Tensor"]) -> "Tensor":
         import torch
 
-        parts = [part.mT if self.transpose else part for part in parts]
+        parts = [self._read(part) for part in parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _read(self, part: "Tensor") -> "Tensor":
+        """One tensor in the spec's sizes."""
+        if self.stored and part.shape == self.stored:
+            return part.reshape(self.shape)
+        return part.mT if self.transpose else part  # a shape that does not fit is told by its sizes
 
     def _laid(self, value: "Tensor", rows: tuple[int, ...], order: tuple[int, ...]) -> "Tensor":
         if not rows or value.dim() <= self.axis or value.shape[self.axis] != math.prod(rows):
@@ -76,10 +83,13 @@ def links(one: Map, graph: Graph) -> list[Link]:
 
 
 def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """Every weight of a graph, and every bias that actions alone change, by its name in the state dict."""
+    """Every weight of a graph, and every bias that actions alone change, by its name in the state dict.
+
+    One that layers share has its name in the first of them.
+    """
     return {
         f"{prefix}{node.home}.{tensor.name}": tuple(size.known or 0 for size in tensor.sizes)
-        for prefix, _, node in graph.walk()
+        for prefix, node in graph.owners()
         for tensor in _stored(node)
     }
 
@@ -116,13 +126,18 @@ def _link(one: Map, graph: Graph, name: str, shape: tuple[int, ...]) -> Link:
         found = re.fullmatch(_regex(pattern), name)
         if found:
             whole = Rule.model_validate({"from": rule}) if isinstance(rule, str) else rule
-            rows = tuple(graph.dims.size(size).known or 0 for size in whole.rows)
+            rows, stored = (_sizes(graph, sizes) for sizes in (whole.rows, whole.shape))
             count = 0 if whole.stack is None else graph.dims.size(whole.stack).known or 0
             indices = [(*found.groups(), str(layer)) for layer in range(count)] or [found.groups()]
             layers = tuple(tuple(_filled(part, index) for part in whole.names) for index in indices)
-            return Link(name, shape, layers, count > 0, whole.transpose, rows, tuple(whole.order), whole.axis)
+            order = tuple(whole.order)
+            return Link(name, shape, layers, count > 0, whole.transpose, rows, order, whole.axis, stored)
     told = f"the map of {one.spec} has no line for the weight {name}"
     raise SpecError([Problem(told, Place(f"{one.spec}.hf.yaml", 0))])
+
+
+def _sizes(graph: Graph, texts: Iterable[int | str]) -> tuple[int, ...]:
+    return tuple(graph.dims.size(text).known or 0 for text in texts)
 
 
 def _regex(pattern: str) -> str:

@@ -49,6 +49,11 @@ def initial_value(seed: int, name: str, weight: Weight) -> Tensor:
             return value.uniform_(-weight.number, weight.number, generator=draw)
         case "unit":
             return nn.functional.normalize(value.normal_(generator=draw), dim=0)
+        case "identity":
+            return torch.eye(weight.shape[0], value[0].numel()).mul_(weight.number).view_as(value)
+        case "one_hot":  # the row of this index is ones, counted round
+            value.zero_()[int(weight.number) % weight.shape[0]] = 1.0
+            return value
     return value.fill_(weight.number)
 
 

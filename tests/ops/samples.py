@@ -20,6 +20,7 @@ INPUTS = {
     "tokens": "[batch, seq]",
     "q": "[batch, n_heads, seq, d_head]",
     "k": "[batch, n_heads, seq, d_head]",
+    "image": "[batch, 3, 8, 12]",
 }
 SCORES = "scores: {op: matmul, in: [q, k], transpose: b}"
 
@@ -55,6 +56,25 @@ VARIANTS = {
     "matmul, plain": f"{SCORES}\nmm: {{op: matmul, in: [scores, k]}}",
     "matmul, transpose a": "mm: {op: matmul, in: [q, k], transpose: a}",
     "matmul, by name": "mm: {op: matmul, in: {b: k, a: q}, transpose: b, scale: 1 / sqrt(seq)}",
+    "relative_bias, both sides": "bias: {op: relative_bias, in: scores, buckets: 8, distance: 5, both_sides: true}",
+    "prepend, three": "registers: {op: prepend, in: x, count: 3, init: zeros, decay: true}",
+    "select, the first": "first: {op: select, in: x}",
+    "learned_positions, behind a token in front": (
+        "front: {op: prepend, in: x}\npositions: {op: learned_positions, rows: 9}"
+    ),
+    "learned_positions, of patches": (
+        "parts: {op: patches, in: image, side: 4}\npositions: {op: learned_positions, rows: 6}"
+    ),
+    "mix_streams, static": "mix: {op: mix_streams, in: q, streams: 5, init: {identity: 0.5}}",
+    "mix_streams, one by layer": "mix: {op: mix_streams, in: q, streams: 1, init: {one_hot: 2 * layer + 1}}",
+    "mix_streams, one gain for two": (
+        "by: {op: linear, in: q, out: 3}\na: {op: mix_streams, in: [q, by], streams: 3}\n"
+        "b: {op: mix_streams, in: [a, by], streams: 3, gain: a.gain}"
+    ),
+    "spread_streams, dynamic": (
+        "by: {op: linear, in: q, out: 1}\nspread: {op: spread_streams, in: [x, by], streams: n_heads}"
+    ),
+    "spread_streams, copies": "copies: {op: spread_streams, in: x, streams: 2, trained: false}",
     "causal_mask, window": "mask: {op: causal_mask, in: scores, window: 3}",
     "causal_mask, documents": "mask: {op: causal_mask, in: [scores, tokens]}",
     "causal_mask, documents and window": "mask: {op: causal_mask, in: {x: scores, documents: tokens}, window: 3}",

@@ -23,6 +23,10 @@ GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 1 / 64, "residu
            "logits_scaling": 8.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": True}  # fmt: skip
 SIXTH = {"sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}
 
+SEQ2SEQ = {"num_layers": 3, "num_decoder_layers": 2, "num_heads": 4, "d_kv": 20, "d_ff": 80,
+           "relative_attention_num_buckets": 12, "relative_attention_max_distance": 20}  # fmt: skip
+IMAGES = {"image_size": 20, "patch_size": 4, "num_labels": 61, "intermediate_size": 100}
+
 # The name of a case, its spec, its class in transformers, what its config says besides the sizes above.
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama3": ("llama3", "Llama", GROUPED | {"rms_norm_eps": 1e-5}),
@@ -75,8 +79,25 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         LATENT | {"num_hidden_layers": 4, "q_lora_rank": 32, "first_k_dense_replace": 3, "n_group": 3, "topk_group": 2,
                   "n_shared_experts": 1, "num_key_value_heads": 4},
     ),
+    "t5": ("t5", "T5", SEQ2SEQ),
+    "t5_gated": ("t5_gated", "T5", SEQ2SEQ | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "vit": ("vit", "ViT", IMAGES),
     "stablelm": ("stablelm", "StableLm", GROUPED | {"hidden_size": 64}),
 }  # fmt: skip
+
+TASKS = {"T5": "Seq2SeqLM", "ViT": "ImageClassification"}  # of all others: CausalLM
+
+
+def read_by(case: str) -> dict[str, torch.Tensor]:
+    """What a model of the case is given, by the names of transformers, in the order of the spec's inputs."""
+    draw = torch.Generator().manual_seed(1)
+    tokens = torch.randint(61, (2, 40), generator=draw)
+    match TASKS.get(FAMILIES[case][1]):
+        case "Seq2SeqLM":
+            return {"input_ids": torch.randint(61, (2, 27), generator=draw), "decoder_input_ids": tokens}
+        case "ImageClassification":
+            return {"pixel_values": torch.randn(2, 3, IMAGES["image_size"], IMAGES["image_size"], generator=draw)}
+    return {"input_ids": tokens}
 
 
 def made(case: str) -> Any:
@@ -86,8 +107,11 @@ def made(case: str) -> Any:
     _, name, own = FAMILIES[case]
     config = getattr(transformers, f"{name}Config")(**{**COMMON, **WIDTHS, **own})
     config._attn_implementation = "eager"
-    kind = transformers.AutoModelForCausalLM._model_mapping[type(config)]
-    model = kind(config).float().eval()
+    auto = getattr(transformers, f"AutoModelFor{TASKS.get(name, 'CausalLM')}")
+    model = auto._model_mapping[type(config)](config).float().eval()
+    if own.get("tie_word_embeddings") is False:  # transformers 5.23 ties those of T5 whatever the config says
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in model.parameters():
@@ -96,4 +120,7 @@ def made(case: str) -> Any:
         for name, value in model.named_buffers():
             if name.endswith("correction_bias"):  # of experts, which actions change and gradients do not
                 value.copy_(0.1 * torch.randn(value.shape, generator=draw))
+        for key, value in model.named_parameters():
+            if name == "T5" and key.endswith(".q.weight"):
+                value.div_(SEQ2SEQ["d_kv"] ** 0.5)  # T5 has no other factor on its scores
     return model

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from blockgraph.graph import Graph, Node, Ref
+from blockgraph.op import Op
 
 
 def maimed(graph: Graph) -> dict[str, Graph]:
@@ -12,13 +13,19 @@ def maimed(graph: Graph) -> dict[str, Graph]:
         for index, block in enumerate(node.blocks):
             for name, smaller in maimed(block).items():
                 blocks = (*node.blocks[:index], smaller, *node.blocks[index + 1 :])
-                nodes = graph.nodes | {node.path: replace(node, blocks=blocks)}
+                nodes = graph.nodes | {node.path: replace(node, blocks=blocks, op=_sharing(node.op, smaller))}
                 found[f"{block.name}.{name}"] = replace(graph, nodes=nodes)
         read = list(node.data().values())
         lends = any(ref.kind == "param" and ref.owner == node.path for ref in graph.users())
         if len(read) == 1 and not node.blocks and not lends and _same_sizes(graph, read[0], node):
             found[node.path] = _without(graph, node)
     return found
+
+
+def _sharing(op: Op, block: Graph) -> Op:
+    """The stack without what the block has no longer."""
+    kept = [path for path in op.sharing() if path in block.nodes or path in block.groups]
+    return op.model_copy(update={"share": kept}) if op.sharing() else op
 
 
 def _same_sizes(graph: Graph, read: Ref, node: Node) -> bool:

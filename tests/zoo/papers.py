@@ -203,6 +203,48 @@ def ngpt_model(w: Weights, tokens: Tensor) -> Tensor:
     return w("head", x) * w["scale.weight"] * math.sqrt(x.shape[-1])
 
 
+def hyper(w: Weights, h_BTND: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sections 2.1 and 2.2 of 2409.19606, with H one matrix [N, D] for each token."""
+    mix_N1, keep_NN, depth_N1 = w["pick.weight"], w["keep.weight"], w["spread.weight"][:, None]
+    if f"{w.at}pick.gain" in w.state:
+        normed, scale = F.layer_norm(h_BTND, h_BTND.shape[-1:]), w["pick.gain"]
+        mix_N1 = scale * torch.tanh(w("picking", normed)) + mix_N1
+        keep_NN = scale * torch.tanh(w("keeping", normed)) + keep_NN
+        depth_N1 = w["spread.gain"] * torch.tanh(w("spreading", normed)) + depth_N1
+    read_1D = mix_N1.mT @ h_BTND
+    written_1D = sublayer(read_1D.squeeze(-2)).unsqueeze(-2)
+    return depth_N1 @ written_1D + keep_NN.mT @ h_BTND
+
+
+def hyper_connections_model(w: Weights, tokens: Tensor) -> Tensor:
+    """Norms without gains, as in the OLMo that the paper starts from."""
+    h = w["embed.weight"][tokens].unsqueeze(2).repeat(1, 1, 4, 1)
+    for index in range(w.layers):
+        a, f = w / "layers" / index / "attn", w / "layers" / index / "ff"
+        h = hyper(a, h, lambda x, a=a: a("proj", rotated(*a.qkv(F.layer_norm(x, x.shape[-1:])))))
+        h = hyper(f, h, lambda x, f=f: f.swiglu(F.layer_norm(x, x.shape[-1:])))
+    x = h.sum(2)
+    return F.linear(F.layer_norm(x, x.shape[-1:]), w["embed.weight"])
+
+
+def unit_rms(x: Tensor) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def unet_model(w: Weights, tokens: Tensor, cap: float) -> Tensor:
+    x, kept = unit_rms(w["embed.weight"][tokens]), list[Tensor]()
+    for index in range(w.layers):
+        layer = w / "layers" / index
+        a, f = layer / "attn", layer / "ff"
+        if index >= w.layers // 2:
+            x = x + layer["gain.weight"] * kept.pop()
+        q, k, v = a.qkv(unit_rms(x))
+        x = x + a("proj", rotated(unit_rms(q), unit_rms(k), v))
+        x = x + f("fc2", F.relu(f("fc1", unit_rms(x))).square())
+        kept += [x] * (index < w.layers // 2)
+    return cap * torch.tanh(w("head", unit_rms(x)) / cap)
+
+
 MODELS: dict[str, Callable[[Weights, Tensor], Tensor]] = {
     "deep_norm": lambda w, tokens: w("head", through(deep_norm, w, with_positions(w, tokens))),
     "peri_ln": lambda w, tokens: w(
@@ -217,4 +259,7 @@ MODELS: dict[str, Callable[[Weights, Tensor], Tensor]] = {
     "gated_attention": lambda w, tokens: llama(gated_attention, w, tokens),
     "value_residual": value_residual_model,
     "ngpt": ngpt_model,
+    "unet": lambda w, tokens: unet_model(w, tokens, cap=3.0),
+    "hyper_connections": hyper_connections_model,
+    "hyper_connections, static": hyper_connections_model,
 }

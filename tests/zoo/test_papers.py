@@ -1,5 +1,6 @@
 """Architectures that transformers lacks against plain torch written from their papers."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -10,10 +11,16 @@ from papers import MODELS, Weights
 from torch import Tensor
 
 import blockgraph as bg
+from blockgraph.kernels.base import initial_value
 
 CLOSE = 1e-4  # bound on the errors of logits and gradients in fp32, relative to the largest entry
 FELT = 1e-2  # change of the logits, relative to the largest, from which a node counts as felt
 WIDTHS: dict[str, Any] = {"size": "tiny", "vocab": 61, "d_model": 48, "n_heads": 4, "d_ff": 80}
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "hyper_connections, static": {"block": "hyper_layer_static"},
+    "unet": {"logit_cap": 3},  # so that it is felt
+}
 
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -26,12 +33,16 @@ def proven(name: str) -> tuple[str, str]:
 @cache
 def ours(name: str) -> Any:
     """The model with weights that are large enough for every node to be felt."""
-    model = bg.compile(name, **WIDTHS)
+    model = bg.compile(name.partition(",")[0], **WIDTHS, **OTHERS.get(name, {}))
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in model.parameters():
             noise = torch.randn(value.shape, generator=draw)
             value.copy_(value * (1.0 + 0.5 * noise) + 0.1 * noise if value.dim() == 1 else 1.5 * noise / 48**0.5)
+        for key, weight in model.weights.items():
+            if weight.init in ("identity", "one_hot"):  # streams that cancel would leave rounding to the norms
+                value = model.get_parameter(key)
+                value.copy_(initial_value(0, key, weight) + 0.5 * value)
     return model
 
 
@@ -64,7 +75,17 @@ def test_gradients_are_those_of_the_paper(name: str) -> None:
     weights = torch.randn(*tokens().shape, 61, generator=torch.Generator().manual_seed(2))
     found = torch.autograd.grad((model(tokens()) * weights).sum(), list(named.values()))
     expected = torch.autograd.grad((theirs(name, named) * weights).sum(), list(named.values()))
-    assert {key: error(a, b) for key, a, b in zip(named, found, expected, strict=True) if error(a, b) >= CLOSE} == {}
+    # The first layer's streams are equal, so the norm behind their mix leaves its weights no gradient but rounding.
+    sizes: dict[str, float] = {}
+    for key, value in zip(named, expected, strict=True):
+        sizes[alike(key)] = max(sizes.get(alike(key), 0.0), float(value.abs().max()))
+    errors = {key: float((a - b).abs().max()) for key, a, b in zip(named, found, expected, strict=True)}
+    assert {key: wrong for key, wrong in errors.items() if not wrong < CLOSE * sizes[alike(key)]} == {}
+
+
+def alike(name: str) -> str:
+    """A parameter's name without its layer."""
+    return re.sub(r"[.][0-9]+[.]", ".*.", name)
 
 
 @every_model
