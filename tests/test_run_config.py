@@ -231,3 +231,10 @@ def test_a_run_refuses_what_is_not_tokens_to_logits(tmp_path, model):
     assert "a run trains models of tokens [batch, seq] to logits [batch, seq, vocab]" in problem.message
     assert problem.hint == f'blockgraph.compile("{model}") gives a module to train in Python'
     assert problem.place.line == 1
+
+
+def test_a_file_whose_name_cannot_name_a_run_is_told_so(tmp_path):
+    path = tmp_path / "_mine.yaml"
+    path.write_text("train: {steps: 3}\n")
+    with pytest.raises(SpecError, match="a name is at most 80 letters, digits, dots, dashes and underscores"):
+        runfile.load(path)
