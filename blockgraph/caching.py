@@ -54,7 +54,12 @@ def refusals(graph: Graph) -> list[Problem]:
     A cache is right where the row of a token is the same number in a longer sequence. The flow of tokens says that it
     does not depend on later tokens, and the ops say that it does not depend on their count either.
     """
-    return list(dict.fromkeys(_refusals(graph.unfused())))
+    graph = graph.unfused()
+    if all(is_fixed(graph, Ref("input", name)) for name in graph.inputs):
+        return [
+            Problem("no input has an axis for tokens, so there are no new ones", graph.places[next(iter(graph.inputs))])
+        ]
+    return list(dict.fromkeys(_refusals(graph)))
 
 
 def plan(graph: Graph) -> Plan:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 MAX_PROBLEMS = 100  # more than anybody reads at once
 MAX_MESSAGE = 500  # characters
-CLOSE, CLOSE_SHORT = 0.6, 0.5  # share of letters in common from which a name counts as a near miss
+CLOSE, CLOSE_SHORT = 0.67, 0.5  # share of letters in common from which a name counts as a near miss
 SHORT = 4  # letters; `lm` for `ln` shares just half of them
 MAX_NAMES = 1000  # that a word is compared with
 

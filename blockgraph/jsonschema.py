@@ -93,7 +93,9 @@ def _fields(op: type[Op]) -> Schema:
 
 
 def _field(field: FieldInfo) -> Schema:
-    return _described(_kind(field.annotation), field.description)
+    """What an author may write; the field says it itself where its type is that of what becomes of it."""
+    own = field.json_schema_extra
+    return _described(own if isinstance(own, dict) else _kind(field.annotation), field.description)
 
 
 def _kind(annotation: Any) -> Schema:

@@ -63,7 +63,7 @@ class Stepping:
         if self._is_made_once(node):
             return f'past.once(self, "{node.path}", lambda: {self.text.expression(node)})'
         apart = node.op.whole(*(self.graph.type_of(ref) for ref in node.data().values()))
-        return self._expression(node, apart, START)
+        return self._expression(node, apart, START if any(map(self._varies, node.inputs.values())) else "")
 
     def _is_made_once(self, node: Node) -> bool:
         """Whether a node reads parameters, and inputs without tokens, beside which the graph has others."""

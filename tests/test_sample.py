@@ -271,7 +271,8 @@ def test_a_diverged_model_is_told_and_leaves_a_whole_line(run, capsys, tmp_path)
 
 
 def test_an_interrupt_ends_the_line_and_no_more(run):
-    program = f"from runners.sample import command; raise SystemExit(command([{str(run)!r}, '--tokens', '100000']))"
+    arguments = [str(run), "--tokens", "100000", "--temperature", "0"]
+    program = f"from runners.sample import command; raise SystemExit(command({arguments}))"
     started = subprocess.Popen(
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

@@ -16,9 +16,12 @@ def buckets_of(away: Tensor, count: int, distance: int) -> Tensor:
 
 
 def relative_bias(scores_BHTS: Tensor, weight_RH: Tensor, distance: int, both_sides: bool = False) -> Tensor:
-    """The scores with a bias for each head and each distance; without `both_sides` later keys are at distance 0."""
+    """The scores with a bias for each head and each distance; without `both_sides` later keys are at distance 0.
+
+    The queries are the last of the tokens that the keys are of.
+    """
     queries, keys = scores_BHTS.shape[-2:]
-    rows = torch.arange(queries, device=scores_BHTS.device)
+    rows = torch.arange(keys - queries, keys, device=scores_BHTS.device)
     ahead_TS = torch.arange(keys, device=scores_BHTS.device) - rows[:, None]
     if both_sides:
         side = weight_RH.shape[0] // 2

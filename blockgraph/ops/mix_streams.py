@@ -25,6 +25,7 @@ class MixStreams(WeightedOp):
     name: ClassVar = "mix_streams"
     style: ClassVar = Style("scale", "mix into {streams}")
     paper: ClassVar = "https://arxiv.org/abs/2409.19606"
+    incremental: ClassVar = True
     weights: ClassVar = ("weight", "gain")
     example: ClassVar = """\
 by: {op: linear, in: q, out: 2}

@@ -22,6 +22,7 @@ class RelativeBias(MatrixOp):
     name: ClassVar = "relative_bias"
     style: ClassVar = Style("position", "relative bias")
     paper: ClassVar = "https://arxiv.org/abs/1910.10683"
+    incremental: ClassVar = True
     example: ClassVar = "bias: {op: relative_bias, in: scores, buckets: 8, distance: 6}"
 
     buckets: SizeField = Field(description="rows of the table")

@@ -22,6 +22,7 @@ class SpreadStreams(WeightedOp):
     name: ClassVar = "spread_streams"
     style: ClassVar = Style("scale", "into {streams}")
     paper: ClassVar = "https://arxiv.org/abs/2409.19606"
+    incremental: ClassVar = True
     weights: ClassVar = ("weight", "gain")
     example: ClassVar = "spread: {op: spread_streams, in: x, streams: 3}"
 

@@ -35,7 +35,11 @@ class Stack(Op):
     at: dict[str, str] = Field({}, description="blocks of single layers, by index")
     share: list[str] = Field([], description="nodes and groups of the block whose parameters all layers share")
 
-    index: dict[str, list[int]] = Field({}, description="values carried apart, with a number for each in every layer")
+    index: dict[str, list[int]] = Field(
+        {},
+        description="values carried apart, with a number for each in every layer",
+        json_schema_extra={"type": "object", "additionalProperties": {"type": ["number", "string"]}},
+    )
 
     @field_validator("repeat")
     @classmethod

@@ -16,6 +16,7 @@ class SumStreams(Op):
     name: ClassVar = "sum_streams"
     style: ClassVar = Style("residual", "+")
     paper: ClassVar = "https://arxiv.org/abs/2409.19606"
+    incremental: ClassVar = True
     example: ClassVar = "whole: {op: sum_streams, in: q}"
 
     def infer(self, x: Type) -> Type:
