@@ -11,7 +11,7 @@ help:
 	@echo "make test-faults  the long forms of the tests that kill, cut and fill up"
 	@echo "make test-zoo  the zoo alone: every model against an independent implementation"
 	@echo "make gallery  docs/gallery: a page for every shipped spec"
-	@echo "make bench  every benchmark, to docs/results/performance.md (hours; on an idle machine)"
+	@echo "make bench  every benchmark, to docs/results/performance.md (on an idle core)"
 	@echo "make clean  remove what these commands made"
 
 demo: $(READY)

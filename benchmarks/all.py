@@ -1,26 +1,58 @@
 """All benchmarks, one after the other, to one page: `docs/results/performance.md`."""
 
+import argparse
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from measure import machine
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results" / "performance.md"
-HELPERS = ("all.py", "measure.py", "peers.py")
+
+# A script with its arguments, so that all together take about 25 minutes of one core; alone, each measures more.
+RUNS = (
+    "limits.py",
+    "attention.py --seq 4096 --ways sdpa blockwise --rounds 5",
+    "step.py --seq 256 --rounds 5",
+    "step.py --seq 1024 --rounds 5",
+    "optimizers.py --rounds 10",
+    "probes.py --rounds 7",
+    "startup.py --rounds 3",
+    "attention.py --seq 2048 --cores plain cap clip --rounds 3",
+    "blocks.py --rounds 5",
+    "overhead.py --rounds 20",
+    "compile_time.py --rounds 1",
+    "loss.py --rounds 1",
+    "memory.py",
+)
 
 
 def main() -> None:
-    """Run every script and write the page anew; a script that fails ends it, and the old page stays."""
+    """Run every script; the page is written anew after each, so that a run which is stopped leaves what it measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", metavar="SCRIPT", help="scripts to run, by file name")
+    only = parser.parse_args().only
     parts = [f"# Performance\n\nWritten by `make bench` on {machine()}."]
-    for script in sorted(path for path in HERE.glob("*.py") if path.name not in HELPERS):
-        print(f"{script.name} ...", flush=True)
-        done = subprocess.run([sys.executable, str(script)], check=True, stdout=subprocess.PIPE, text=True)
-        parts.append(f"## `benchmarks/{script.name}`\n\n{described(script)}\n\n{done.stdout.strip()}")
+    for run in RUNS:
+        script, *arguments = run.split()
+        if only and script not in only:
+            continue
+        print(f"{run} ...", flush=True)
+        began = time.perf_counter()
+        command = [sys.executable, str(HERE / script), *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        found = done.stdout.strip() if done.returncode == 0 else f"It failed with exit code {done.returncode}."
+        seconds = time.perf_counter() - began
+        parts.append(f"## `benchmarks/{run}`\n\n{described(HERE / script)} ({seconds:.0f} s)\n\n{found}")
+        write(parts)
+
+
+def write(parts: list[str]) -> None:
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text("\n\n".join(parts) + "\n")
-    print(f"written to {PAGE}")
+    print(f"written to {PAGE}", flush=True)
 
 
 def described(script: Path) -> str:

@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of q, k and v (default bf16)")
     parser.add_argument("--rounds", type=int, default=7, help="times each is measured, in turn (default 7)")
     parser.add_argument("--cores", nargs="+", choices=CORES, default=list(CORES), help="what to measure")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="lowerings to measure")
     parser.add_argument("--returned", action="store_true", help="leave the allocator as torch finds it, not as runs do")
     parser.add_argument("--grown", nargs=2, metavar=("CORE", "WAY"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -76,7 +77,7 @@ def main() -> None:
 
 def report(asked: argparse.Namespace, seq: int) -> None:
     """One table: every core in every way, with ratios of a round to other ways of the same core."""
-    names = [(core, way) for core in asked.cores for way in WAYS if way != "sdpa" or core not in NO_SDPA]
+    names = [(core, way) for core in asked.cores for way in asked.ways if way != "sdpa" or core not in NO_SDPA]
     found = timed({name: step_of(asked, *name, seq) for name in names}, asked.rounds)
     print(f"\n{seq} tokens, {asked.rounds} rounds; ratios are of CPU time, with the middle half\n")
     heads = ("core", "lowering", "CPU, ms", "wall, ms", *(f"of {way}" for way in WAYS[:3]), "memory, MiB")

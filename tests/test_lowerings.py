@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import blockgraph as bg
 from blockgraph.kernels import blockwise as kernel
+from blockgraph.kernels import native
 from blockgraph.kernels.blockwise import blockwise
 
 HEADS, WIDTH = 3, 16
@@ -159,11 +160,52 @@ def test_compiled_blocks_compute_what_plain_ones_do(
     compiler = partial(torch.compile, backend="aot_eager")
     monkeypatch.setattr(torch, "compile", lambda *args, **options: made.append(args) or compiler(*args, **options))
     monkeypatch.setattr(kernel, "_COMPILED_FROM", 1)
-    monkeypatch.setattr(kernel, "_has_compiler", lambda: True)
+    monkeypatch.setattr(kernel, "has_compiler", lambda: True)
     kernel._compiled_once.cache_clear()
     torch.testing.assert_close(results(core, inputs, grad), expected)
     assert len(made) == (2 if clip is None else 3)
     kernel._compiled_once.cache_clear()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on the first import of its compiler
+@every_middle
+@pytest.mark.parametrize("seq", [2, 33, 300])
+def test_native_blocks_are_no_further_from_fp64_than_those_in_python(
+    middle: str, seq: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [x.bfloat16() for x in given(seq)]
+    if not native.is_native(inputs[0], inputs[2]):
+        pytest.skip("no C++ compiler, or a processor without AVX-512")
+    grad = torch.randn(inputs[2].shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    expected = results(partial(formula, middle), [x.double() for x in inputs], grad.double())
+    core = compiled(middle, "blockwise", tmp_path)
+    python = errors(results(core, inputs, grad), expected)
+    monkeypatch.setitem(core.forward.__globals__, "_COMPILED_FROM", 1)
+    found = errors(results(core, inputs, grad), expected)
+    assert seq < 300 or found != python, "the other blocks were not taken"
+    assert all(a <= 1.05 * b + 1e-6 for a, b in zip(found, python, strict=True)), (found, python)
+
+
+def test_native_blocks_hide_no_number_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (x.bfloat16() for x in given(40))
+    if not native.is_native(q, v):
+        pytest.skip("no C++ compiler, or a processor without AVX-512")
+    monkeypatch.setattr(kernel, "_COMPILED_FROM", 1)
+    q[0, 0, 7], k[0, 1, 9] = math.nan, math.inf
+    out = blockwise(q, k, v)
+    assert out[0, 0, 7].isnan().all()
+    assert out[0, 1, 9:].isnan().all()
+    assert out[1].isfinite().all()
+
+
+def test_code_that_cannot_be_built_leaves_the_blocks_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, _, v = (x.bfloat16() for x in given(40))
+    monkeypatch.setattr(native, "_BLOCK_CODE", "this is no C++")
+    native._block_library.cache_clear()
+    try:
+        assert not native.is_native(q, v)
+    finally:
+        native._block_library.cache_clear()
 
 
 def test_products_of_other_code_keep_their_precision() -> None:

@@ -1,15 +1,12 @@
 """Attention in square blocks of scores, with a running softmax, computed again in the backward pass.
 
 Axes: B batch, H heads, G heads taken together, T queries, S keys, R rows and C columns of a block, K features. Memory
-grows with T and never with T * S (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135).
+grows with T and never with T * S (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135). In bf16 on
+a CPU the blocks are C++ (`native`); what is here serves every other dtype and device.
 """
 
 import math
-import os
-import shutil
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -17,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from blockgraph.kernels.native import BlockRule, has_compiler, is_native, native_backward, native_forward
 
 _BLOCK = 256  # rows of a block at most
 _GRAIN = 32  # rows of a block are a multiple of this, which matrix products like
@@ -36,7 +35,7 @@ def blockwise(
 ) -> Tensor:
     """`clip(softmax(mask(cap * tanh(scale * q k / cap)))) v`, causal, for a positive scale; clip is (zeta, gamma).
 
-    Scores and softmax are in fp32, and products of bf16 are not rounded before. Gives [batch, heads, seq, K].
+    Scores and softmax are in fp32, and products of bf16 are not rounded before them. Gives [batch, heads, seq, K].
     """
     given = (scale, cap, *(clip or (None, None)))
     # A tensor, so that the blocks are compiled once for all layers and all specs.
@@ -78,6 +77,11 @@ class _Blocks:
             if self.window is None or distance - self.size + 1 < self.window:
                 yield columns, self.bias(distance)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether blocks are compiled: there is a compiler, and the sequence is long enough to earn it back."""
+        return self.seq >= _COMPILED_FROM and has_compiler()
+
     def bias(self, distance: int) -> Tensor | None:
         """Minus infinity where a key is later than its query, or `window` tokens before it; None where it never is."""
         if distance not in self.biases:
@@ -96,14 +100,15 @@ def _attend(
     """The output, the log of each row's normaliser, and for a clip the output of the weights that it leaves alone."""
     out, lse, inner = _results(q, v, clipped)
     blocks = _Blocks(q.shape[2], window, q.device)
+    native = blocks.compiled and is_native(q, v)
     q, k, v = (blocks.padded(x) for x in (q, k, v))
-    with torch.no_grad(), _exact_products(q):
+    with torch.no_grad():
         for group in _groups(q):
-            for rows in blocks.rows:
-                values = _row(q[group], k[group], v[group], blocks, rows, *_chosen(numbers, capped, clipped))
-                for result, value in zip((lse, out, inner), values, strict=False):
-                    place = result[group][:, rows]
-                    place.copy_(value[:, : place.shape[1]])
+            given, places = [x[group] for x in (q, k, v)], [x[group] for x in (out, lse, inner)]
+            if native:
+                native_forward(given, places, BlockRule(blocks.size, numbers.tolist(), capped, clipped, window))
+            else:
+                _group_forward(given, places, blocks, *_chosen(numbers, capped, clipped))
     return out, lse, inner
 
 
@@ -122,14 +127,15 @@ def _gradients_of(
     results = _gradients_fake(grad, q, k, v, lse, inner, numbers, capped, clipped, window)
     blocks = _Blocks(q.shape[2], window, q.device)
     padded = [blocks.padded(x) for x in (grad, q, k, v, lse, inner)]
-    with torch.no_grad(), _exact_products(q):
+    native = blocks.compiled and is_native(q, v)
+    with torch.no_grad():
         for group in _groups(q):
-            given = [x[group] for x in padded]
-            gradients = [torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in given[1:4]]
-            for rows in blocks.rows:
-                _row_backward(given, gradients, blocks, rows, *_chosen(numbers, capped, clipped))
-            for result, value in zip(results, gradients, strict=True):
-                result[group] = value[:, : blocks.seq]
+            given, places = [x[group] for x in padded], [x[group] for x in results]
+            if native:
+                rule = BlockRule(blocks.size, numbers.tolist(), capped, clipped, window)
+                native_backward(given[:5], _means(given[0], given[5]), places, rule)
+            else:
+                _group_backward(given, places, blocks, *_chosen(numbers, capped, clipped))
     return results
 
 
@@ -187,27 +193,41 @@ def _chosen(numbers: Tensor, capped: bool, clipped: bool) -> tuple[Tensor, Tenso
     return numbers[0], numbers[1] if capped else None, numbers[2:] if clipped else None
 
 
-@contextmanager
-def _exact_products(q: Tensor) -> Iterator[None]:
-    """Let products of fp32 tensors that hold bf16 values run as fast as those of bf16; they lose nothing by it.
+def _group_forward(
+    given: list[Tensor], places: list[Tensor], blocks: _Blocks,
+    scale: Tensor, cap: Tensor | None, clip: Tensor | None,
+) -> None:  # fmt: skip
+    """Fill in what `_attend` gives for heads taken together."""
+    out, lse, inner = places
+    for rows in blocks.rows:
+        values = _row(given, blocks, rows, scale, cap, clip)
+        for result, value in zip((lse, out, inner), values, strict=False):
+            place = result[:, rows]
+            place.copy_(value[:, : place.shape[1]])
 
-    torch can set this for the whole process alone, so products of fp32 in other threads are rounded meanwhile.
-    """
-    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = products.fp32_precision
-    if q.dtype == torch.bfloat16:
-        products.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
+
+def _group_backward(
+    given: list[Tensor], places: list[Tensor], blocks: _Blocks,
+    scale: Tensor, cap: Tensor | None, clip: Tensor | None,
+) -> None:  # fmt: skip
+    """Fill in the gradients of q, k and v for heads taken together."""
+    gradients = [torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in given[1:4]]
+    for rows in blocks.rows:
+        _row_backward(given, gradients, blocks, rows, scale, cap, clip)
+    for place, value in zip(places, gradients, strict=True):
+        place.copy_(value[:, : blocks.seq])
+
+
+def _means(grad: Tensor, inner: Tensor) -> Tensor:
+    """Each row's mean of the weights' gradient."""
+    return (grad.float() * inner.float()).sum(-1, keepdim=True)
 
 
 def _row(
-    q: Tensor, k: Tensor, v: Tensor, blocks: _Blocks, rows: slice,
-    scale: Tensor, cap: Tensor | None, clip: Tensor | None,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    given: list[Tensor], blocks: _Blocks, rows: slice, scale: Tensor, cap: Tensor | None, clip: Tensor | None
+) -> tuple[Tensor, ...]:
     """What `_attend` gives for one block of rows."""
+    q, k, v = given
     q_GRK = q[:, rows]
     most_GR1 = q.new_full((*q_GRK.shape[:2], 1), -math.inf, dtype=torch.float32)
     norm_GR1 = torch.zeros_like(most_GR1)
@@ -233,7 +253,7 @@ def _row_backward(
     grad, q, k, v, lse, inner = given
     dq, dk, dv = gradients
     grad_GRK = grad[:, rows]
-    mean_GR1 = (grad_GRK.float() * inner[:, rows].float()).sum(-1, keepdim=True)
+    mean_GR1 = _means(grad_GRK, inner[:, rows])
     here = (q[:, rows], grad_GRK, lse[:, rows], mean_GR1, dq[:, rows])
     for columns, bias in blocks.seen(rows):
         there = (k[:, columns], v[:, columns], dk[:, columns], dv[:, columns])
@@ -312,16 +332,9 @@ def _clipped(weights: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _compiled(function: Callable[..., None], blocks: _Blocks) -> Callable[..., None]:
-    """A function of one block, compiled where there is a compiler and the sequence is long enough to earn it back."""
-    return _compiled_once(function) if blocks.seq >= _COMPILED_FROM and _has_compiler() else function
+    return _compiled_once(function) if blocks.compiled else function
 
 
 @cache
 def _compiled_once(function: Callable[..., None]) -> Callable[..., None]:
     return torch.compile(function, dynamic=False)
-
-
-@cache
-def _has_compiler() -> bool:
-    """Whether torch finds the C++ compiler that it would call."""
-    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
