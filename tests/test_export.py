@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_model
-from train_case import train, write_case
+from train_case import train, trained_in, write_case
 
 import blockgraph
-from runners import export, speed
+from runners import export
 from runners.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -22,9 +22,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
+    with trained_in(folder):
         assert train(write_case(folder), folder / "run", "set.block=sigma_reparam", "train.precision=bf16") == 0
     return folder / "run"
 

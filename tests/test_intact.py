@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from train_case import train, write_case
+from train_case import train, trained_in, write_case
 
 from blockgraph.errors import SpecError
-from runners import checkpoint, speed
+from runners import checkpoint
 from runners.checkpoint import Checkpoints, verify
 from runners.config import Train
 from runners.intact import refuse_state
@@ -24,9 +24,7 @@ FACTS = {"inputs": INPUTS, "watch": Watch(Train()).state(), "passed": [[0]]}
 def stopped(tmp_path_factory):
     """Run file and directory of a run that has 6 of 12 steps behind it."""
     folder = tmp_path_factory.mktemp("intact")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
+    with trained_in(folder):
         run = write_case(folder)
         assert train(run, folder / "run", "schedule.decay=constant", "train.steps=6") == 0
         yield run, folder / "run"

@@ -5,10 +5,9 @@ import math
 import os
 
 import pytest
-import torch
-from train_case import assert_same, series, state, train, write_case
+from train_case import assert_same, series, state, train, trained_in, write_case
 
-from runners import checkpoint, metrics, speed
+from runners import checkpoint, metrics
 from runners.metrics import Metrics, events
 from runners.passed import batch_of, disjoint
 from runners.trainer import Trainer
@@ -23,13 +22,8 @@ BACK = (
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
-        torch.set_num_threads(1)
+    with trained_in(folder):
         yield write_case(folder)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ from functools import partial
 import pytest
 import torch
 from ranks import Job, on_ranks
-from train_case import assert_same, series, state, train, write_case
+from train_case import assert_same, series, state, train, trained_in, write_case
 
 from blockgraph.kernels.base import local
-from runners import speed
 from runners.metrics import events
 from runners.trainer import Trainer
 
@@ -69,13 +68,8 @@ def held(trainer):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rank-faults")
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
-        torch.set_num_threads(1)
+    with trained_in(folder):
         yield write_case(folder)
-    torch.set_num_threads(threads)
 
 
 def one(run, job):

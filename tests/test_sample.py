@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from train_case import train, write_case
+from train_case import train, trained_in, write_case
 
 import blockgraph as bg
 from blockgraph.library import shipped
 from blockgraph.ops import OPS
-from runners import export, sample, speed, tokenizer
+from runners import export, sample, tokenizer
 from runners.telling import Teller
 from runners.trained import narrow, trained
 from runners.writing import Choice, Writer, written
@@ -31,9 +31,7 @@ PROMPT = "a bc 中😀"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
+    with trained_in(folder):
         assert train(write_case(folder), folder / "run") == 0
     return folder / "run"
 

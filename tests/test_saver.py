@@ -6,9 +6,9 @@ import threading
 
 import pytest
 import torch
-from train_case import assert_same, series, state, train, write_case
+from train_case import assert_same, series, state, train, trained_in, write_case
 
-from runners import checkpoint, speed
+from runners import checkpoint
 from runners.checkpoint import Checkpoints
 from runners.launch import Launch
 from runners.saver import Saver
@@ -90,9 +90,7 @@ def test_pieces_that_never_come_end_with_the_run(tmp_path):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saver")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
+    with trained_in(folder):
         yield write_case(folder)
 
 

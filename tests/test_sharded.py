@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 from ranks import Job, apart, on_ranks, restored_exactly
-from train_case import assert_same, series, state, train, write_case
+from train_case import assert_same, series, state, train, trained_in, write_case
 
 import blockgraph as bg
 from blockgraph import apart as apart_rows
-from runners import speed
 from runners.checkpoint import Checkpoints
 from runners.series import load
 
@@ -45,13 +44,8 @@ ALONE = RAGGED | PARTS | CASES | MIXED | MICRO | {"uneven": UNEVEN, "again": (*S
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
-        torch.set_num_threads(1)
+    with trained_in(folder):
         yield write_case(folder)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

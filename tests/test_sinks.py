@@ -4,22 +4,14 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
-import torch
-from train_case import series, train, write_case
-
-from runners import speed
+from train_case import series, train, trained_in, write_case
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sinks")
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
-        torch.set_num_threads(1)
+    with trained_in(folder):
         yield write_case(folder)
-    torch.set_num_threads(threads)
 
 
 def test_tensorboard_gets_every_number_of_every_row(tmp_path, tiny, monkeypatch):

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
-import torch
 from sweep_case import sweep
-from train_case import write_case
+from train_case import trained_in, write_case
 
 from blockgraph.library import shipped_folder
-from runners import report, speed, study
+from runners import report, study
 from runners.lab import report as lab_report
 from runners.lab.sections import cause, forecast, knobs, rates, table3, two, warnings
 from runners.studies import local
@@ -39,11 +38,8 @@ KINDS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory):
     found = tmp_path_factory.mktemp("smoke")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(found / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
+    with trained_in(found) as patch:
         patch.setattr(local, "cores", lambda: 1)
-        torch.set_num_threads(1)
         write_case(found)
         yield found
 

@@ -12,12 +12,11 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
-import torch
 from sweep_case import STUDY, begun, story, sweep, waited, write_study
-from train_case import assert_same
+from train_case import assert_same, trained_in
 
 from blockgraph.errors import SpecError
-from runners import report, speed, study, train
+from runners import report, study, train
 from runners.studies import cluster, local
 from runners.studies.directory import claim
 from runners.sweep import FAILED, command
@@ -27,12 +26,9 @@ from runners.trainer import Trainer
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
+    with trained_in(folder) as patch:
         # Another test may have left threads of OpenMP here, of which a forked process has none but waits for them.
         patch.setattr(local, "cores", lambda: 1)
-        torch.set_num_threads(1)
         yield write_study(folder)
 
 

@@ -13,10 +13,10 @@ from types import ModuleType
 import pytest
 import torch
 from rich.console import Console
-from train_case import series, train, write_case
+from train_case import series, train, trained_in, write_case
 
 from blockgraph import files
-from runners import runfile, speed
+from runners import runfile
 from runners import train as command
 from runners.metrics import rows
 from runners.progress import Progress, clock
@@ -26,9 +26,7 @@ from runners.trainer import Trainer
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("command")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
+    with trained_in(folder):
         yield write_case(folder)
 
 

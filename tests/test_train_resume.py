@@ -9,9 +9,9 @@ import time
 
 import pytest
 import torch
-from train_case import assert_same, series, state, train, write_case
+from train_case import assert_same, series, state, train, trained_in, write_case
 
-from runners import checkpoint, speed
+from runners import checkpoint
 from runners.metrics import Metrics
 from runners.trainer import Trainer
 
@@ -19,13 +19,8 @@ from runners.trainer import Trainer
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
-        torch.set_num_threads(1)
+    with trained_in(folder):
         yield write_case(folder)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

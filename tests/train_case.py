@@ -1,11 +1,15 @@
 """A run small enough to train in a test, on words drawn from a seed."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from runners import speed
 from runners.checkpoint import Checkpoints
 from runners.metrics import rows
 from runners.series import load
@@ -20,6 +24,18 @@ schedule: {warmup: 3}
 log: {every: 1, probe: 4, evaluate: 4, evaluate_tokens: 64}
 checkpoint: {every: 3}
 """
+
+
+@contextmanager
+def trained_in(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """While runs keep what they make of their data in this folder, take one thread and do not measure the machine."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
+        patch.setattr(speed, "PEAK_SECONDS", 0.0)
+        torch.set_num_threads(1)
+        yield patch
+    torch.set_num_threads(threads)
 
 
 def write_case(folder: Path) -> Path:

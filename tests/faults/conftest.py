@@ -4,13 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from train_case import train, write_case
-
-from runners import speed
+from train_case import train, trained_in, write_case
 
 LONG = ("train.steps=60", "log.evaluate=20", "checkpoint.every=5")
 
@@ -19,10 +16,7 @@ LONG = ("train.steps=60", "log.evaluate=20", "checkpoint.every=5")
 def tiny(tmp_path_factory):
     """Path of a run file."""
     folder = tmp_path_factory.mktemp("faults")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLOCKGRAPH_CACHE", str(folder / "cache"))
-        patch.setattr(speed, "PEAK_SECONDS", 0.0)
-        torch.set_num_threads(1)
+    with trained_in(folder):
         yield write_case(folder)
 
 
