@@ -1,6 +1,7 @@
 """Kinds of fields that ops have: sizes, numbers with their rules, initial values."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -68,9 +69,20 @@ def _init(value: Any, info: ValidationInfo) -> Init:
     return Init(kind, number)
 
 
+def _different(names: list[str]) -> list[str]:
+    """Names of the parts that an op gives."""
+    for name in names:
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
+            raise ValueError(f"'{name}' is not a word of letters, digits and _ that begins with a letter")
+        if names.count(name) > 1:
+            raise ValueError(f"'{name}' names two parts")
+    return names
+
+
 SizeField = Annotated[Size, BeforeValidator(_size)]
 NumberField = Annotated[Number, BeforeValidator(_number)]
 InitField = Annotated[Init, BeforeValidator(_init)]
+PartNames = Annotated[list[str], AfterValidator(_different)]
 
 
 def limited(rule: str, holds: Callable[[float], bool]) -> AfterValidator:

@@ -1,13 +1,12 @@
 """Split of the features into parts."""
 
-import re
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from blockgraph.dims import Size
 from blockgraph.errors import OpError
-from blockgraph.fields import SizeField
+from blockgraph.fields import PartNames, SizeField
 from blockgraph.op import Op, Site, Style
 from blockgraph.types import Flow, Type
 
@@ -25,17 +24,7 @@ class Split(Op):
 parts: {op: split, in: q, sizes: [d_head - 2, 2], into: [a, b]}"""
 
     sizes: list[SizeField] = Field(min_length=2, description="features of the parts, in order")
-    into: list[str] = Field(min_length=2, description="names of the parts, in order")
-
-    @field_validator("into")
-    @classmethod
-    def _different(cls, into: list[str]) -> list[str]:
-        for name in into:
-            if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
-                raise ValueError(f"'{name}' is not a word of letters, digits and _ that begins with a letter")
-            if into.count(name) > 1:
-                raise ValueError(f"'{name}' names two parts")
-        return into
+    into: PartNames = Field(min_length=2, description="names of the parts, in order")
 
     def ports_out(self) -> tuple[str, ...]:
         """The parts by name."""

@@ -1,13 +1,12 @@
 """Split into heads. Axes: B batch, T tokens, H heads, K features of a head."""
 
-import re
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from blockgraph.dims import Size
 from blockgraph.errors import OpError
-from blockgraph.fields import SizeField
+from blockgraph.fields import PartNames, SizeField
 from blockgraph.op import Op, Site, Style
 from blockgraph.types import Flow, Type
 
@@ -28,17 +27,7 @@ heads: {op: split_heads, heads: n_heads, into: [q, k, v]}
 sum: {op: add, in: [heads.q, heads.k, heads.v]}"""
 
     heads: SizeField = Field(description="count of the heads")
-    into: list[str] = Field([], description="names of the parts, in the order of the features")
-
-    @field_validator("into")
-    @classmethod
-    def _different(cls, into: list[str]) -> list[str]:
-        for name in into:
-            if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
-                raise ValueError(f"'{name}' is not a word of letters, digits and _ that begins with a letter")
-            if into.count(name) > 1:
-                raise ValueError(f"'{name}' names two parts")
-        return into
+    into: PartNames = Field([], description="names of the parts, in the order of the features")
 
     def ports_out(self) -> tuple[str, ...]:
         """The parts by name."""
