@@ -37,16 +37,17 @@ def _partners(
 ) -> dict[str, str]:
     """The heaviest pairing of nodes without partners, by name and by neighbours that are partners already."""
     near, far = _neighbours(first), _neighbours(second)
-    likely: nx.Graph[tuple[str, str]] = nx.Graph()
-    for old in free:
+    # Numbers, because pairings of one weight are told apart by the nodes' hashes, and those of texts change every time.
+    likely: nx.Graph[int] = nx.Graph()
+    for number, old in enumerate(free):
         known = {(way, match.get(slot, slot)) for way, slot in near[old.slot] if slot in match or ":" in slot}
-        for new in open_:
+        for other, new in enumerate(open_, len(free)):
             shared = len({way for way, slot in known & far[new.slot]})
             weight = SAME_NAME * (old.node.name == new.node.name) + NEIGHBOUR * shared
             if shared and weight >= ENOUGH and old.node.op.name == new.node.op.name:
-                likely.add_edge(("a", old.slot), ("b", new.slot), weight=weight)
-    pairs = (sorted(pair) for pair in nx.max_weight_matching(likely))
-    return {old[1]: new[1] for old, new in pairs}
+                likely.add_edge(number, other, weight=weight)
+    pairs = sorted(sorted(pair) for pair in nx.max_weight_matching(likely))
+    return {free[number].slot: open_[other - len(free)].slot for number, other in pairs}
 
 
 def _neighbours(graph: Flat) -> dict[str, set[tuple[str, str]]]:
