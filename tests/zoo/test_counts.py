@@ -21,7 +21,8 @@ CORE = "total of OLMo-core's configuration of it"
 VISION = "`num_params` of torchvision's weights for 1000 classes"
 CLASS = "count of the parameters of transformers' checkpoint"
 
-# By spec and size: the total as it is published, and where.
+# By spec and size: the total as it is published, and where. Those of T5 and ViT are remembered and have not been looked up
+# there; that they are those of transformers' classes is a test of its own.
 PUBLISHED = {
     ("llama3", "8b"): (8_030_261_248, KERAS),
     ("llama3", "3.1_8b"): (8_030_261_248, HUB),
@@ -79,6 +80,7 @@ ROUNDED = {
     ("ngpt", "1b"): (1.0261, 0.0001, "arXiv 2410.01131"),
     ("value_residual", "468m"): (0.468, 0.0005, "arXiv 2410.17897"),
     ("gpt", "paper"): (0.83, 0.005, "arXiv 2410.16682, section 2"),
+    # From here on but for gpt_oss the figures are remembered, and have not been looked up where it is said.
     ("mixtral", "8x7b"): (46.7, 0.05, "mistral.ai/news/mixtral-of-experts"),
     ("mixtral", "8x22b"): (141.0, 0.5, "mistral.ai/news/mixtral-8x22b"),
     ("qwen3_moe", "30b_a3b"): (30.5, 0.05, CARD),
