@@ -21,8 +21,8 @@ CORE = "total of OLMo-core's configuration of it"
 VISION = "`num_params` of torchvision's weights for 1000 classes"
 CLASS = "count of the parameters of transformers' checkpoint"
 
-# By spec and size: the total as it is published, and where. Those of T5 and ViT are remembered and have not been looked up
-# there; that they are those of transformers' classes is a test of its own.
+# By spec and size: the total as it is published, and where. Those of T5 and ViT are remembered and have not been looked
+# up there; that they are those of transformers' classes is a test of its own.
 PUBLISHED = {
     ("llama3", "8b"): (8_030_261_248, KERAS),
     ("llama3", "3.1_8b"): (8_030_261_248, HUB),
