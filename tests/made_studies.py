@@ -50,8 +50,9 @@ def make(
 
 
 def noise(settings: Settings, scale: float = 0.01) -> float:
-    """A number that the settings decide, the same on every machine."""
-    return scale * (zlib.crc32(json.dumps(settings, sort_keys=True).encode()) / 2**31 - 1)
+    """A number that the settings decide, the same on every machine and wherever the blocks' files lie."""
+    named = {key: Path(value).stem if key == "block" else value for key, value in settings.items()}
+    return scale * (zlib.crc32(json.dumps(named, sort_keys=True).encode()) / 2**31 - 1)
 
 
 def _keys(axis: str, label: Any, points: dict[str, Any]) -> dict[str, Any]:
