@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import blockgraph
 from blockgraph.fused import FUSIONS
 from blockgraph.fusion import Target
+from blockgraph.kernels.native import can_be_native
 from blockgraph.passes import fuse
 from runners import sharding
 from runners.config import RunConfig
@@ -87,7 +88,8 @@ def ours(shape: Shape, block: str, compiled: bool) -> Callable[[], object]:
     })  # fmt: skip
     sizes = {"n_layers": shape.layers, "d_model": shape.width, "n_heads": shape.heads, "vocab": shape.vocab}
     graph = blockgraph.load("gpt", block=block, **sizes)
-    graph = fuse(graph, FUSIONS, target=Target(shape.seq, config.train.precision, CPU.type, compiled))
+    target = Target(shape.seq, config.train.precision, CPU.type, compiled, can_be_native())
+    graph = fuse(graph, FUSIONS, target=target)
     world = World(Launch(), CPU)
     with torch.device("meta"):
         model = blockgraph.compile(graph)

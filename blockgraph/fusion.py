@@ -23,13 +23,14 @@ class Step:
 class Target:
     """Where a module will run, as far as that is known: tokens of a sequence, precision, kind of device.
 
-    `compiled` says whether torch.compile takes the blocks.
+    `compiled` says whether torch.compile takes the blocks, `native` whether kernels in C++ can be built for this CPU.
     """
 
     seq: int | None = None
     precision: Literal["bf16", "fp32"] | None = None
     device: str | None = None
     compiled: bool = False
+    native: bool = False
 
 
 class Fusion(Op):

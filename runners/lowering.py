@@ -17,8 +17,16 @@ def lowered(run: RunFile, graph: Graph, device: str, compiled: bool, before: Map
 
     `before` are the lowerings that the run began with, by core. Raises `SpecError` for one that cannot be had.
     """
-    target = Target(run.config.data.seq, run.config.train.precision, device, compiled)
+    precision = run.config.train.precision
+    native = device == "cpu" and precision == "bf16" and _can_be_native()
+    target = Target(run.config.data.seq, precision, device, compiled, native)
     return fuse(graph, FUSIONS, before or run.config.train.lowering, target)
+
+
+def _can_be_native() -> bool:
+    from blockgraph.kernels.native import can_be_native  # torch, which plans for other devices do without
+
+    return can_be_native()
 
 
 def recorded(graph: Graph) -> dict[str, str]:

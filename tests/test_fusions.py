@@ -131,6 +131,9 @@ def test_scores_that_are_no_attention_are_left_alone() -> None:
     [
         (Target(), "explicit", "explicit"),
         (Target(256, "bf16", "cpu"), "explicit", "explicit"),
+        (Target(256, "bf16", "cpu", native=True), "blockwise", "blockwise"),
+        (Target(256, "fp32", "cpu", native=True), "explicit", "explicit"),
+        (Target(64, "bf16", "cpu", native=True), "explicit", "explicit"),
         (Target(2048, "bf16", "cpu"), "blockwise", "blockwise"),
         (Target(2048, "fp32", "cpu"), "sdpa", "blockwise"),
         (Target(2048, "bf16", "cuda"), "sdpa", "explicit"),
@@ -203,7 +206,7 @@ def test_explain_prints_every_core_with_the_choice_and_why_not_the_others(capsys
     assert main(["compile", "soft_cap", "--explain", "--seq", "4096", "--precision", "bf16", "--device", "cpu"]) == 0
     assert capsys.readouterr().out == (
         "soft_cap.attn.bmm2: bmm1, cap, mask, softmax, bmm2\n"
-        "  blockwise  yes  auto: the fastest here\n"
+        "  blockwise  yes  auto: the fastest here from 1024 tokens on\n"
         "  explicit   no   blockwise is better here\n"
         "  sdpa       no   torch's kernel has no cap\n"
         "  flex       no   it trains on CUDA alone\n"

@@ -174,13 +174,14 @@ def test_native_blocks_are_no_further_from_fp64_than_those_in_python(
     middle: str, seq: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = [x.bfloat16() for x in given(seq)]
-    if not native.is_native(inputs[0], inputs[2]):
+    if not native.can_be_native():
         pytest.skip("no C++ compiler, or a processor without AVX-512")
     grad = torch.randn(inputs[2].shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     expected = results(partial(formula, middle), [x.double() for x in inputs], grad.double())
     core = compiled(middle, "blockwise", tmp_path)
+    monkeypatch.setitem(core.forward.__globals__, "_NATIVE_FROM", seq + 1)
     python = errors(results(core, inputs, grad), expected)
-    monkeypatch.setitem(core.forward.__globals__, "_COMPILED_FROM", 1)
+    monkeypatch.setitem(core.forward.__globals__, "_NATIVE_FROM", 1)
     found = errors(results(core, inputs, grad), expected)
     assert seq < 300 or found != python, "the other blocks were not taken"
     assert all(a <= 1.05 * b + 1e-6 for a, b in zip(found, python, strict=True)), (found, python)
@@ -188,9 +189,9 @@ def test_native_blocks_are_no_further_from_fp64_than_those_in_python(
 
 def test_native_blocks_hide_no_number_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = (x.bfloat16() for x in given(40))
-    if not native.is_native(q, v):
+    if not native.can_be_native():
         pytest.skip("no C++ compiler, or a processor without AVX-512")
-    monkeypatch.setattr(kernel, "_COMPILED_FROM", 1)
+    monkeypatch.setattr(native, "_NATIVE_FROM", 1)
     q[0, 0, 7], k[0, 1, 9] = math.nan, math.inf
     out = blockwise(q, k, v)
     assert out[0, 0, 7].isnan().all()
@@ -200,6 +201,7 @@ def test_native_blocks_hide_no_number_that_is_none(monkeypatch: pytest.MonkeyPat
 
 def test_code_that_cannot_be_built_leaves_the_blocks_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
     q, _, v = (x.bfloat16() for x in given(40))
+    monkeypatch.setattr(native, "_NATIVE_FROM", 1)
     monkeypatch.setattr(native, "_BLOCK_CODE", "this is no C++")
     native._block_library.cache_clear()
     try:

@@ -37,12 +37,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="of the activations, for auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where the module will run, for auto")
     parser.add_argument("--compiled", action="store_true", help="torch.compile will take the blocks, for auto")
+    parser.add_argument(
+        "--native", action="store_true", help="the CPU has AVX-512 and there is a C++ compiler, for auto"
+    )
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write or print the text, or the choices behind it."""
-    target = Target(args.seq, args.precision, args.device, args.compiled)
+    target = Target(args.seq, args.precision, args.device, args.compiled, args.native)
     graph = fuse(graph_of(args.spec, args), FUSIONS, args.lowering, target)
     if args.explain:
         print("\n".join(explained(graph)))

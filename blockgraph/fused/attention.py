@@ -19,6 +19,7 @@ from blockgraph.ops.softmax import Softmax
 from blockgraph.types import Flow, Type
 
 LONG = 1024  # tokens from which fused kernels are faster than the chain on the CPU (docs/log.md, attention core)
+LONG_NATIVE = 128  # those from which the kernel in C++ is
 
 
 class Attention(Fusion):

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from blockgraph.fused.attention import LONG, Attention
+from blockgraph.fused.attention import LONG, LONG_NATIVE, Attention
 from blockgraph.fusion import Target
 from blockgraph.op import Site
 
@@ -27,10 +27,12 @@ class Blockwise(Attention):
             return 0, "not measured on CUDA"
         if target.seq is None:
             return 0, "the length is not known"
-        if target.seq < LONG:
-            return 0, f"compiling its blocks does not pay below {LONG} tokens"
-        only = " here" if self.cap or self.clip or self.window else f" in bf16 from {LONG} tokens on"
-        return 3, f"the fastest{only}"
+        native = target.native and target.device == "cpu" and target.precision == "bf16"
+        least = LONG_NATIVE if native else LONG
+        if target.seq < least:
+            return 0, f"its blocks are slower than the chain below {least} tokens"
+        where = "on this CPU" if native else "here" if self.cap or self.clip or self.window else "in bf16"
+        return 3, f"the fastest {where} from {least} tokens on"
 
     def lower(self, site: Site, q: str, k: str, v: str) -> str:
         """One call of the kernel."""

@@ -98,18 +98,17 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, numbers: Tensor, capped: bool, clipped: bool, window: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output, the log of each row's normaliser, and for a clip the output of the weights that it leaves alone."""
-    out, lse, inner = _results(q, v, clipped)
+    results = _results(q, v, clipped)
+    if is_native(q, v):
+        native_forward(q, k, v, results, BlockRule(numbers.tolist(), capped, clipped, window))
+        return results
     blocks = _Blocks(q.shape[2], window, q.device)
-    native = blocks.compiled and is_native(q, v)
-    q, k, v = (blocks.padded(x) for x in (q, k, v))
+    padded = [blocks.padded(x) for x in (q, k, v)]
     with torch.no_grad():
         for group in _groups(q):
-            given, places = [x[group] for x in (q, k, v)], [x[group] for x in (out, lse, inner)]
-            if native:
-                native_forward(given, places, BlockRule(blocks.size, numbers.tolist(), capped, clipped, window))
-            else:
-                _group_forward(given, places, blocks, *_chosen(numbers, capped, clipped))
-    return out, lse, inner
+            given, places = [x[group] for x in padded], [x[group] for x in results]
+            _group_forward(given, places, blocks, *_chosen(numbers, capped, clipped))
+    return results
 
 
 def _attend_fake(
@@ -125,17 +124,15 @@ def _gradients_of(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v; `inner` is the output of the weights through which a gradient passes."""
     results = _gradients_fake(grad, q, k, v, lse, inner, numbers, capped, clipped, window)
+    if is_native(q, v):
+        native_backward((grad, q, k, v, lse, inner), results, BlockRule(numbers.tolist(), capped, clipped, window))
+        return results
     blocks = _Blocks(q.shape[2], window, q.device)
     padded = [blocks.padded(x) for x in (grad, q, k, v, lse, inner)]
-    native = blocks.compiled and is_native(q, v)
     with torch.no_grad():
         for group in _groups(q):
             given, places = [x[group] for x in padded], [x[group] for x in results]
-            if native:
-                rule = BlockRule(blocks.size, numbers.tolist(), capped, clipped, window)
-                native_backward(given[:5], _means(given[0], given[5]), places, rule)
-            else:
-                _group_backward(given, places, blocks, *_chosen(numbers, capped, clipped))
+            _group_backward(given, places, blocks, *_chosen(numbers, capped, clipped))
     return results
 
 

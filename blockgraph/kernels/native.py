@@ -1,6 +1,6 @@
 """The blocks of `blockwise` for bf16 on CPUs, in C++ that torch's own compiler builds once.
 
-Axes: G heads, S tokens in N blocks of C, K features of queries and keys, V features of values, 2 what lies in pairs.
+Names in it: C rows and columns of a block, S tokens up to whole blocks, K features of queries and keys, V of values.
 """
 
 import ctypes
@@ -14,10 +14,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+_NATIVE_FROM = 128  # tokens; building the code takes seconds once, which shorter sequences hardly earn back
+_SHORT = 512  # tokens up to which small blocks are faster, for less of them is hidden
+_SMALL_BLOCK = 64
+_LARGE_BLOCK = 128
+
 # torch rounds the result of a bf16 product to bf16 on the CPU; what it is built on gives fp32, which scores need.
 _BLOCK_CODE = """
 #pragma GCC optimize("tree-loop-vectorize", "no-trapping-math")  // torch builds its own vectors and turns these off
+#pragma GCC target("prefer-vector-width=512")
 #include <ATen/Parallel.h>
+#include <ATen/cpu/vec/vec.h>
 #include <ATen/native/CPUBlas.h>
 #include <algorithm>
 #include <cmath>
@@ -28,11 +35,31 @@ _BLOCK_CODE = """
 using Number = c10::BFloat16;
 using at::native::cpublas::brgemm;
 
-struct Rule { float scale, cap, zeta, gamma; };
-struct Sizes { int64_t heads, tokens, seq, block, features, values, window, row_a, row_b, next_a, next_b; };
+// A tensor [batch, heads, tokens, features] whose features lie side by side.
+struct View {
+  Number* data; int64_t per_batch, per_head, per_token;
+  View of(int64_t batch, int64_t head) const {
+    return {data + batch * per_batch + head * per_head, per_batch, per_head, per_token};
+  }
+  Number* at(int64_t token) const { return data + token * per_token; }
+};
+
+struct Call {
+  int64_t batch, heads, tokens, block, features, values, window;
+  float scale, cap, zeta, gamma;
+  View q, k, v, out, inner, grad, dq, dk, dv;
+  float* lse;
+  int64_t blocks() const { return (tokens + block - 1) / block; }
+  int64_t padded() const { return blocks() * block; }
+  int64_t first_seen(int64_t row) const { return window ? row - window + 1 : 0; }
+  int64_t last_seeing(int64_t column) const { return window ? column + window - 1 : padded(); }
+};
 
 inline uint32_t bits(float x) { uint32_t b; std::memcpy(&b, &x, 4); return b; }
+inline float number(uint32_t b) { float x; std::memcpy(&x, &b, 4); return x; }
 inline uint32_t rounded(float x) { const uint32_t b = bits(x); return b + 0x7fffu + ((b >> 16) & 1u); }
+inline uint16_t* raw(Number* x) { return reinterpret_cast<uint16_t*>(x); }
+inline const uint16_t* raw(const Number* x) { return reinterpret_cast<const uint16_t*>(x); }
 
 // e^x to 3e-6, in steps that a compiler turns into vectors.
 inline float power(float x) {
@@ -40,163 +67,250 @@ inline float power(float x) {
   const int32_t whole = static_cast<int32_t>(x + 126.5f) - 126;  // rounded, without a branch
   const float f = x - static_cast<float>(whole);
   float y = 1.0f + f * (0.69314718f + f * (0.24022651f + f * (0.05550411f + f * (0.00961813f + f * 0.00133336f))));
-  const uint32_t b = bits(y) + (static_cast<uint32_t>(whole) << 23);
-  std::memcpy(&y, &b, 4);
+  y = number(bits(y) + (static_cast<uint32_t>(whole) << 23));
   return y + 0.0f * x;  // what is not a number stays so
 }
+
+constexpr int32_t LANES = 32;  // rows are worked on in steps of so many numbers, whatever of them is hidden
+
+inline int32_t whole(int32_t count) { return (count + LANES - 1) / LANES * LANES; }
 
 inline float tanh_of_half(float x) { return 1.0f - 2.0f / (power(x) + 1.0f); }
 
 inline void store(const float* from, Number* to, int64_t count) {
-  uint16_t* raw = reinterpret_cast<uint16_t*>(to);
-  for (int64_t i = 0; i < count; ++i) raw[i] = static_cast<uint16_t>(rounded(from[i]) >> 16);
+  for (int64_t i = 0; i < count; ++i) raw(to)[i] = static_cast<uint16_t>(rounded(from[i]) >> 16);
 }
 
-// Which of `size` tokens from `start` on lie between `first` and `last`.
+// Two rows of numbers in turn, as products read them.
+inline void pair(const Number* first, const Number* second, Number* to, int64_t count) {
+  const uint16_t *a = raw(first), *b = raw(second);
+  uint32_t* pairs = reinterpret_cast<uint32_t*>(to);
+  for (int64_t i = 0; i < count; ++i) pairs[i] = static_cast<uint32_t>(a[i]) | static_cast<uint32_t>(b[i]) << 16;
+}
+
+// [tokens, features] whole, zeros behind the last token: every feature of two tokens next to each other.
+void token_pairs(const View& x, const Call& c, int64_t features, Number* to) {
+  const std::vector<Number> zeros(features, Number(0.0f));
+  auto row = [&](int64_t t) { return t < c.tokens ? x.at(t) : zeros.data(); };
+  for (int64_t t = 0; t < c.padded(); t += 2) pair(row(t), row(t + 1), to + t * features, features);
+}
+
+// A block of rows side by side, zeros behind the last token.
+void rows(const View& x, const Call& c, int64_t start, int64_t features, Number* to) {
+  const int64_t count = std::min(c.block, c.tokens - start);
+  for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * features, x.at(start + i), 2 * features);
+  std::memset(static_cast<void*>(to + count * features), 0, 2 * (c.block - count) * features);
+}
+
+// [blocks, features / 2, tokens of a block, 2]: every token's features in pairs. `given` has room for a block.
+void feature_pairs(const View& x, const Call& c, int64_t features, Number* given, Number* to) {
+  const int half = static_cast<int>(features / 2), size = static_cast<int>(c.block);
+  for (int64_t t = 0; t < c.padded(); t += c.block) {
+    rows(x, c, t, features, given);
+    float *from = reinterpret_cast<float*>(given), *pairs = reinterpret_cast<float*>(to + t * features);
+    at::vec::transpose_mxn<float>(from, half, pairs, size, size, half);
+  }
+}
+
+// From pairs of features the features by themselves, [blocks, features, tokens of a block].
+void apart(const Number* pairs, int64_t rows, int64_t width, Number* to) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(pairs) + i * width;
+    uint16_t *even = raw(to) + 2 * i * width, *odd = even + width;
+    for (int64_t t = 0; t < width; ++t) even[t] = static_cast<uint16_t>(from[t]);
+    for (int64_t t = 0; t < width; ++t) odd[t] = static_cast<uint16_t>(from[t] >> 16);
+  }
+}
+
+// Which of a block's tokens from `start` on lie between `first` and `last`.
 inline std::pair<int64_t, int64_t> within(int64_t first, int64_t last, int64_t start, int64_t size) {
   const int64_t low = std::min(size, std::max<int64_t>(0, first - start));
   return {low, std::max(low, std::min(size, last + 1 - start))};
 }
 
-inline int64_t first_seen(int64_t row, const Sizes& z) { return z.window ? row - z.window + 1 : 0; }
-inline int64_t last_seeing(int64_t column, const Sizes& z) { return z.window ? column + z.window - 1 : z.seq; }
-
-// Scores of a row's visible keys; the largest of them, which comes from the largest product.
-template <bool capped> float scores(float* row, int64_t low, int64_t high, const Rule& r) {
-  const float scale = r.scale, cap = r.cap, rate = 2.0f * r.scale / r.cap;
-  float most = -1e30f;
-#pragma omp simd reduction(max : most)
-  for (int64_t i = low; i < high; ++i) most = std::max(most, row[i]);
-#pragma omp simd
-  for (int64_t i = low; i < high; ++i) row[i] = capped ? cap * tanh_of_half(row[i] * rate) : row[i] * scale;
-  return high > low ? (capped ? cap * tanh_of_half(most * rate) : most * scale) : most;
+template <bool capped> inline float score(float product, const Call& c, float rate) {
+  return capped ? c.cap * tanh_of_half(product * rate) : product * c.scale;
 }
 
-// Weights of a row with a known normaliser, zero where hidden; their sum.
-inline float weights(float* row, int64_t low, int64_t high, int64_t size, float less) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = low; i < high; ++i) { row[i] = power(row[i] - less); sum += row[i]; }
-  std::fill(row, row + low, 0.0f);
-  std::fill(row + high, row + size, 0.0f);
-  return sum;
-}
+template <bool capped, bool clipped> struct Forward {
+  const Call& c;
+  const int64_t C, K, V, S;
+  std::vector<Number> k_pairs, v_pairs, q, w, u;
+  std::vector<float> s, sums, kept, most, norm;
 
-template <bool capped, bool clipped>
-void rows_forward(const Sizes& z, const Rule& r, int64_t start, const Number* q, const Number* keys,
-                  const Number* values, Number* out, float* lse, Number* inner) {
-  const int64_t C = z.block, V = z.values;
-  std::vector<float> s(C * C), sums(C * V), kept(clipped ? C * V : 0), most(C, -1e30f), norm(C, 0.0f), line(C);
-  std::vector<Number> w(C * C), u(clipped ? C * C : 0);
-  auto each = [&](bool weighs, auto&& absorb) {
-    for (int64_t column = std::max<int64_t>(0, first_seen(start, z)) / C * C; column <= start; column += C) {
-      brgemm(C, C, z.features, z.row_a, C, C, false, q + start * z.row_a, keys + column * z.features, s.data(), true);
+  explicit Forward(const Call& call)
+      : c(call), C(c.block), K(c.features), V(c.values), S(c.padded()), k_pairs(S * K), v_pairs(S * V), q(C * K),
+        w(C * C), u(clipped ? C * C : 0), s(C * C), sums(C * V), kept(clipped ? C * V : 0), most(C), norm(C) {}
+
+  // Rows of one part of the blocks of one head.
+  void operator()(int64_t batch, int64_t head, int64_t part, int64_t parts) {
+    feature_pairs(c.k.of(batch, head), c, K, q.data(), k_pairs.data());
+    token_pairs(c.v.of(batch, head), c, V, v_pairs.data());
+    for (int64_t start = part * C; start < c.tokens; start += parts * C) block(batch, head, start);
+  }
+
+  template <class Absorb> void each(int64_t start, bool weighs, const Absorb& absorb) {
+    const int64_t first = std::max<int64_t>(0, c.first_seen(start)) / C * C;
+    for (int64_t column = first; column <= start; column += C) {
+      brgemm(C, C, K, K, C, C, false, q.data(), k_pairs.data() + column * K, s.data(), true);
       for (int64_t i = 0; i < C; ++i) {
-        const auto [low, high] = within(first_seen(start + i, z), start + i, column, C);
-        absorb(i, &s[i * C], low, high);
+        const auto [low, high] = within(c.first_seen(start + i), start + i, column, C);
+        absorb(i, low, high);
       }
       if (weighs) {
-        brgemm(C, V, C, C, V, V, true, w.data(), values + column * V, sums.data(), true);
-        if (clipped) brgemm(C, V, C, C, V, V, true, u.data(), values + column * V, kept.data(), true);
+        brgemm(C, V, C, C, V, V, column > first, w.data(), v_pairs.data() + column * V, sums.data(), true);
+        if (clipped) brgemm(C, V, C, C, V, V, column > first, u.data(), v_pairs.data() + column * V, kept.data(), true);
       }
     }
-  };
-  each(!clipped, [&](int64_t i, float* row, int64_t low, int64_t high) {
-    const float larger = std::max(most[i], scores<capped>(row, low, high, r)), shrunk = power(most[i] - larger);
-    norm[i] = norm[i] * shrunk + weights(row, low, high, C, larger);
+  }
+
+  void absorb(int64_t i, int64_t low, int64_t high) {
+    const float rate = 2.0f * c.scale / c.cap, *row = &s[i * C];
+    const int32_t first = static_cast<int32_t>(low), last = static_cast<int32_t>(high), end = whole(last);
+    float largest = -1e30f, sum = 0;
+#pragma omp simd reduction(max : largest)
+    for (int32_t j = 0; j < end; ++j) largest = std::max(largest, (j >= first) & (j < last) ? row[j] : -1e30f);
+    const float larger = high > low ? std::max(most[i], score<capped>(largest, c, rate)) : most[i];
+    const float shrunk = power(most[i] - larger);
+    uint16_t* to = raw(&w[i * C]);
+#pragma omp simd reduction(+ : sum)
+    for (int32_t j = 0; j < end; ++j) {
+      const float found = power(score<capped>(row[j], c, rate) - larger);
+      const float weight = (j >= first) & (j < last) ? found : 0.0f;
+      sum += weight;
+      if (!clipped) to[j] = static_cast<uint16_t>(rounded(weight) >> 16);
+    }
+    norm[i] = norm[i] * shrunk + sum;
     if (!clipped) {
-      store(row, &w[i * C], C);
+      std::fill(to + end, to + C, 0);
       if (larger > most[i]) for (int64_t j = 0; j < V; ++j) sums[i * V + j] *= shrunk;
     }
     most[i] = larger;
-  });
-  for (int64_t i = 0; i < C; ++i) {
-    const float logs = most[i] + std::log(norm[i]);
-    if (start + i < z.tokens) lse[start + i] = logs;
-    if (!clipped) for (int64_t j = 0; j < V; ++j) sums[i * V + j] /= norm[i];
-    most[i] = logs;
   }
-  if (clipped) each(true, [&](int64_t i, float* row, int64_t low, int64_t high) {
-    scores<capped>(row, low, high, r);
-    weights(row, low, high, C, most[i]);
-    const float rise = r.zeta - r.gamma;
+
+  void clip(int64_t i, int64_t low, int64_t high) {
+    const float rate = 2.0f * c.scale / c.cap, rise = c.zeta - c.gamma, less = most[i], *row = &s[i * C];
+    uint16_t *to = raw(&w[i * C]), *line = raw(&u[i * C]);
+    const int32_t first = static_cast<int32_t>(low), last = static_cast<int32_t>(high), end = whole(last);
 #pragma omp simd
-    for (int64_t j = 0; j < C; ++j) {
-      const float stretched = rise * row[j] + r.gamma;
-      line[j] = (stretched >= 0) & (stretched <= 1) ? rise * row[j] : 0.0f;
-      row[j] = std::min(std::max(stretched, 0.0f), 1.0f);
+    for (int32_t j = 0; j < end; ++j) {
+      const float weight = rise * power(score<capped>(row[j], c, rate) - less), stretched = weight + c.gamma;
+      const bool seen = (j >= first) & (j < last);
+      to[j] = static_cast<uint16_t>(rounded(seen ? std::min(std::max(stretched, 0.0f), 1.0f) : 0.0f) >> 16);
+      line[j] = static_cast<uint16_t>(rounded(seen & (stretched >= 0) & (stretched <= 1) ? weight : 0.0f) >> 16);
     }
-    std::fill(row, row + low, 0.0f), std::fill(line.begin(), line.begin() + low, 0.0f);
-    std::fill(row + high, row + C, 0.0f), std::fill(line.begin() + high, line.end(), 0.0f);
-    store(row, &w[i * C], C), store(line.data(), &u[i * C], C);
-  });
-  for (int64_t i = 0; i < std::min(C, z.tokens - start); ++i) {
-    store(&sums[i * V], out + (start + i) * z.row_b, V);
-    if (clipped) store(&kept[i * V], inner + (start + i) * z.row_b, V);
+    std::fill(to + end, to + C, 0), std::fill(line + end, line + C, 0);
   }
-}
 
-// A key's weights and score gradients for a block of queries.
-template <bool capped, bool clipped>
-void column_backward(const float* products, const float* d_weights, const float* lse, const float* mean, int64_t low,
-                     int64_t high, int64_t size, const Rule& r, float* used, float* d) {
-  std::fill(used, used + size, 0.0f);
-  std::fill(d, d + size, 0.0f);
-  const float scale = r.scale, cap = r.cap, rate = 2.0f * r.scale / r.cap, gamma = r.gamma, stretch = r.zeta - r.gamma;
-  if (capped) {
-#pragma omp simd
-    for (int64_t i = low; i < high; ++i) d[i] = tanh_of_half(products[i] * rate);
+  void block(int64_t batch, int64_t head, int64_t start) {
+    rows(c.q.of(batch, head), c, start, K, q.data());
+    std::fill(most.begin(), most.end(), -1e30f), std::fill(norm.begin(), norm.end(), 0.0f);
+    std::fill(sums.begin(), sums.end(), 0.0f);
+    each(start, !clipped, [&](int64_t i, int64_t low, int64_t high) { absorb(i, low, high); });
+    for (int64_t i = 0; i < C; ++i) {
+      const float less = 1.0f / norm[i];
+      most[i] += std::log(norm[i]);
+      if (!clipped) for (int64_t j = 0; j < V; ++j) sums[i * V + j] *= less;
+    }
+    if (clipped) each(start, true, [&](int64_t i, int64_t low, int64_t high) { clip(i, low, high); });
+    const View out = c.out.of(batch, head), inner = c.inner.of(batch, head);
+    for (int64_t i = 0; i < std::min(C, c.tokens - start); ++i) {
+      store(&sums[i * V], out.at(start + i), V);
+      if (clipped) store(&kept[i * V], inner.at(start + i), V);
+      c.lse[(batch * c.heads + head) * c.tokens + start + i] = most[i];
+    }
   }
-#pragma omp simd
-  for (int64_t i = low; i < high; ++i) used[i] = power((capped ? cap * d[i] : products[i] * scale) - lse[i]);
-#pragma omp simd
-  for (int64_t i = low; i < high; ++i) {
-    const float w = used[i], stretched = stretch * w + gamma;
-    if (clipped) used[i] = std::min(std::max(stretched, 0.0f), 1.0f);
-    const float slope = clipped ? (used[i] == stretched ? stretch : 0.0f) : 1.0f;
-    d[i] = w * (d_weights[i] * slope - mean[i]) * (capped ? scale * (1.0f - d[i] * d[i]) : scale);
-  }
-}
+};
 
-struct Given { const Number *k, *v, *q_pairs, *grad_pairs, *q_rows, *grad_rows, *k_across; const float *lse, *mean; };
+template <bool capped, bool clipped> struct Backward {
+  const Call& c;
+  const int64_t C, K, V, S;
+  std::vector<Number> q_pairs, g_pairs, q_rows, g_rows, k_across, k, v, w, e, pairs;
+  std::vector<float> s, d, dq, dk, dv, lse, mean;
 
-template <bool capped, bool clipped>
-void head_backward(const Sizes& z, const Rule& r, const Given& g, Number* dq, Number* dk, Number* dv) {
-  const int64_t C = z.block, K = z.features, V = z.values;
-  std::vector<float> s(C * C), d(C * C), sums(z.seq * K, 0.0f), dk_sum(C * K), dv_sum(C * V), used(C), lines(2 * C);
-  std::vector<Number> w(C * C), e(C * C), pairs(C * C);
-  for (int64_t column = 0; column < z.seq; column += C) {
-    for (int64_t row = column; row <= std::min(z.seq - C, last_seeing(column + C - 1, z)); row += C) {
-      brgemm(C, C, K, z.row_a, C, C, false, g.k + column * z.row_a, g.q_pairs + row * K, s.data(), true);
-      brgemm(C, C, V, z.row_b, C, C, false, g.v + column * z.row_b, g.grad_pairs + row * V, d.data(), true);
-      for (int64_t j = 0; j < C; ++j) {
-        const auto [low, high] = within(column + j, last_seeing(column + j, z), row, C);
-        float* line = &lines[j % 2 * C];
-        column_backward<capped, clipped>(&s[j * C], &d[j * C], g.lse + row, g.mean + row, low, high, C, r, used.data(),
-                                         line);
-        store(used.data(), &w[j * C], C);
-        store(line, &e[j * C], C);
-        uint32_t* pair = reinterpret_cast<uint32_t*>(&pairs[j / 2 * 2 * C]);
-        if (j % 2) for (int64_t i = 0; i < C; ++i)
-          pair[i] = (rounded(lines[i]) >> 16) | (rounded(lines[C + i]) & 0xffff0000u);
+  explicit Backward(const Call& call)
+      : c(call), C(c.block), K(c.features), V(c.values), S(c.padded()), q_pairs(S * K), g_pairs(S * V), q_rows(S * K),
+        g_rows(S * V), k_across(S * K), k(C * K), v(C * V), w(C * C), e(C * C), pairs(std::max(S * K, C * C)),
+        s(C * C), d(C * C), dq(S * K), dk(C * K), dv(C * V), lse(S), mean(S) {}
+
+  void operator()(int64_t batch, int64_t head) {
+    prepare(batch, head);
+    for (int64_t column = 0; column < S; column += C) {
+      rows(c.k.of(batch, head), c, column, K, k.data());
+      rows(c.v.of(batch, head), c, column, V, v.data());
+      for (int64_t row = column; row <= std::min(S - C, c.last_seeing(column + C - 1)); row += C) square(column, row);
+      const View dk_view = c.dk.of(batch, head), dv_view = c.dv.of(batch, head);
+      for (int64_t j = 0; j < std::min(C, c.tokens - column); ++j) {
+        store(&dk[j * K], dk_view.at(column + j), K);
+        store(&dv[j * V], dv_view.at(column + j), V);
       }
-      brgemm(C, V, C, C, V, V, row > column, w.data(), g.grad_rows + row * V, dv_sum.data(), true);
-      brgemm(C, K, C, C, K, K, row > column, e.data(), g.q_rows + row * K, dk_sum.data(), true);
-      brgemm(K, C, C, z.seq, C, C, true, g.k_across + column, pairs.data(), &sums[row * K], true);
     }
-    for (int64_t j = 0; j < std::min(C, z.tokens - column); ++j) {
-      store(&dk_sum[j * K], dk + (column + j) * K, K);
-      store(&dv_sum[j * V], dv + (column + j) * V, V);
+    const View dq_view = c.dq.of(batch, head);
+    for (int64_t row = 0; row < S; row += C) {
+      at::vec::transpose_mxn<float>(&dq[row * K], C, dk.data(), K, static_cast<int>(K), static_cast<int>(C));
+      for (int64_t i = 0; i < std::min(C, c.tokens - row); ++i) store(&dk[i * K], dq_view.at(row + i), K);
     }
   }
-  for (int64_t t = 0; t < z.tokens; ++t)
-    for (int64_t i = 0; i < K; ++i) dq[t * K + i] = Number(sums[t / C * C * K + i * C + t % C]);
-}
+
+  void prepare(int64_t batch, int64_t head) {
+    const View grad = c.grad.of(batch, head), inner = c.inner.of(batch, head);
+    feature_pairs(c.q.of(batch, head), c, K, k.data(), q_pairs.data());
+    feature_pairs(grad, c, V, v.data(), g_pairs.data());
+    token_pairs(c.q.of(batch, head), c, K, q_rows.data());
+    token_pairs(grad, c, V, g_rows.data());
+    feature_pairs(c.k.of(batch, head), c, K, k.data(), pairs.data());
+    apart(pairs.data(), S / C * (K / 2), C, k_across.data());
+    std::fill(dq.begin(), dq.end(), 0.0f), std::fill(lse.begin(), lse.end(), 0.0f);
+    std::copy_n(c.lse + (batch * c.heads + head) * c.tokens, c.tokens, lse.begin());
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      const uint16_t *a = raw(grad.at(t)), *b = raw(inner.at(t));
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = 0; i < V; ++i)
+        sum += number(static_cast<uint32_t>(a[i]) << 16) * number(static_cast<uint32_t>(b[i]) << 16);
+      mean[t] = sum;
+    }
+  }
+
+  // What a block of keys and a block of queries give to the gradients. A row of scores is a key's.
+  void square(int64_t column, int64_t row) {
+    brgemm(C, C, K, K, C, C, false, k.data(), q_pairs.data() + row * K, s.data(), true);
+    brgemm(C, C, V, V, C, C, false, v.data(), g_pairs.data() + row * V, d.data(), true);
+    for (int64_t j = 0; j < C; ++j) {
+      key(j, column, row);
+      if (j % 2) pair(&e[(j - 1) * C], &e[j * C], &pairs[(j - 1) * C], C);
+    }
+    brgemm(C, V, C, C, V, V, row > column, w.data(), g_rows.data() + row * V, dv.data(), true);
+    brgemm(C, K, C, C, K, K, row > column, e.data(), q_rows.data() + row * K, dk.data(), true);
+    brgemm(K, C, C, C, C, C, true, k_across.data() + column * K, pairs.data(), &dq[row * K], true);
+  }
+
+  void key(int64_t j, int64_t column, int64_t row) {
+    const auto [low, high] = within(column + j, c.last_seeing(column + j), row, C);
+    const float *product = &s[j * C], *rise = &d[j * C], *less = &lse[row], *part = &mean[row];
+    const float rate = 2.0f * c.scale / c.cap, stretch = c.zeta - c.gamma, scale = c.scale;
+    uint16_t *used = raw(&w[j * C]), *fall = raw(&e[j * C]);
+    const int32_t first = static_cast<int32_t>(low), last = static_cast<int32_t>(high), start = first / LANES * LANES;
+    std::fill(used, used + start, 0), std::fill(fall, fall + start, 0);
+#pragma omp simd
+    for (int32_t i = start; i < static_cast<int32_t>(C); ++i) {
+      const bool seen = (i >= first) & (i < last);
+      const float tanh = capped ? tanh_of_half(product[i] * rate) : 0.0f;
+      const float weight = power((capped ? c.cap * tanh : product[i] * scale) - less[i]);
+      const float stretched = stretch * weight + c.gamma;
+      const float clear = std::min(std::max(stretched, 0.0f), 1.0f);
+      const float slope = clipped ? (clear == stretched ? stretch : 0.0f) : 1.0f;
+      const float found = weight * (rise[i] * slope - part[i]) * (capped ? scale * (1.0f - tanh * tanh) : scale);
+      used[i] = static_cast<uint16_t>(rounded(!seen ? 0.0f : clipped ? clear : weight) >> 16);
+      fall[i] = static_cast<uint16_t>(rounded(seen ? found : 0.0f) >> 16);
+    }
+  }
+};
 
 template <class Work> bool all(int64_t count, const Work& work) {
   try {
     at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) work(i);
+      work(begin, end);
       at::native::cpublas::brgemm_release(true);
     });
   } catch (...) { return false; }
@@ -209,7 +323,7 @@ template <class Work> bool chosen(bool capped, bool clipped, const Work& work) {
 }
 
 extern "C" bool works() {
-  return all(1, [](int64_t) {
+  return all(1, [](int64_t, int64_t) {
     std::vector<Number> x(32 * 32, Number(1.0f));
     std::vector<float> y(32 * 32);
     brgemm(32, 32, 32, 32, 32, 32, false, x.data(), x.data(), y.data(), true);
@@ -217,75 +331,81 @@ extern "C" bool works() {
   });
 }
 
-extern "C" bool forward(void** p, const Sizes& z, const Rule& r, bool capped, bool clipped) {
-  const int64_t blocks = z.seq / z.block;
+extern "C" bool forward(const Call& c, bool capped, bool clipped) {
+  const int64_t heads = c.batch * c.heads, parts = std::min(c.blocks(), (at::get_num_threads() + heads - 1) / heads);
   return chosen(capped, clipped, [&](auto cap, auto clip) {
-    return all(z.heads * blocks, [&](int64_t i) {
-      const int64_t head = i / blocks, keys = head * z.seq * z.features, values = head * z.seq * z.values;
-      rows_forward<cap, clip>(z, r, i % blocks * z.block, static_cast<Number*>(p[0]) + head * z.next_a,
-                              static_cast<Number*>(p[1]) + keys, static_cast<Number*>(p[2]) + values,
-                              static_cast<Number*>(p[3]) + head * z.next_b, static_cast<float*>(p[4]) + head * z.tokens,
-                              static_cast<Number*>(p[5]) + head * z.next_b);
+    return all(heads * parts, [&](int64_t begin, int64_t end) {
+      Forward<cap, clip> rows(c);
+      for (int64_t i = begin; i < end; ++i) rows(i / parts / c.heads, i / parts % c.heads, i % parts, parts);
     });
   });
 }
 
-extern "C" bool backward(void** p, const Sizes& z, const Rule& r, bool capped, bool clipped) {
+extern "C" bool backward(const Call& c, bool capped, bool clipped) {
   return chosen(capped, clipped, [&](auto cap, auto clip) {
-    return all(z.heads, [&](int64_t head) {
-      auto part = [&](int i, int64_t next) { return static_cast<Number*>(p[i]) + head * next; };
-      const int64_t keys = z.seq * z.features, values = z.seq * z.values;
-      const Given g{part(0, z.next_a), part(1, z.next_b), part(2, keys), part(3, values), part(4, keys),
-                    part(5, values), part(6, keys), static_cast<float*>(p[7]) + head * z.seq,
-                    static_cast<float*>(p[8]) + head * z.seq};
-      head_backward<cap, clip>(z, r, g, part(9, z.tokens * z.features), part(10, z.tokens * z.features),
-                               part(11, z.tokens * z.values));
+    return all(c.batch * c.heads, [&](int64_t begin, int64_t end) {
+      Backward<cap, clip> head(c);
+      for (int64_t i = begin; i < end; ++i) head(i / c.heads, i % c.heads);
     });
   });
 }
 """
 
 
-_BLOCK_SIZES = "heads tokens seq block features values window row_a row_b next_a next_b"
+_BLOCK_SIZES = ("batch", "heads", "tokens", "block", "features", "values", "window")
+_BLOCK_NUMBERS = ("scale", "cap", "zeta", "gamma")
+_BLOCK_TENSORS = ("q", "k", "v", "out", "inner", "grad", "dq", "dk", "dv")
 
 
-class _BlockSizes(ctypes.Structure):
+class _View(ctypes.Structure):
     """As in the code."""
 
-    _fields_ = tuple((name, ctypes.c_int64) for name in _BLOCK_SIZES.split())
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "head", "token")))
+
+
+class _BlockCall(ctypes.Structure):
+    """As in the code."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in _BLOCK_SIZES),
+        *((name, ctypes.c_float) for name in _BLOCK_NUMBERS),
+        *((name, _View) for name in _BLOCK_TENSORS),
+        ("lse", ctypes.c_void_p),
+    )
 
 
 class BlockRule(NamedTuple):
-    """Size of the blocks, how products become weights (scale, cap, zeta, gamma), and who sees whom."""
+    """How products become weights (scale, cap, zeta, gamma), and who sees whom."""
 
-    block: int
     numbers: Sequence[float]
     capped: bool
     clipped: bool
     window: int | None
 
 
-def native_forward(given: Sequence[Tensor], results: Sequence[Tensor], rule: BlockRule) -> None:
-    """From q, k and v fill in output, logs of normalisers and inner output of heads; whole blocks are given."""
-    (q_GSK, k_GSK, v_GSV), (out, lse, inner) = given, results
-    q_GSK = _with_rows(q_GSK)
-    tensors = (q_GSK, _feature_pairs(k_GSK, rule.block), _token_pairs(v_GSV), out, lse, inner)
-    _call_blocks("forward", tensors, _block_sizes(q_GSK, v_GSV, lse.shape[1], rule, (q_GSK, out)), rule)
+def native_forward(q: Tensor, k: Tensor, v: Tensor, results: Sequence[Tensor], rule: BlockRule) -> None:
+    """Fill in output, logs of normalisers and inner output; the features of each lie side by side."""
+    out, lse, inner = results
+    _call_blocks("forward", {"q": q, "k": k, "v": v, "out": out, "inner": inner}, lse, rule)
 
 
-def native_backward(given: Sequence[Tensor], mean: Tensor, results: Sequence[Tensor], rule: BlockRule) -> None:
-    """From the output's gradient, q, k, v and logs fill in the gradients of q, k and v; whole blocks are given."""
-    grad, q, k, v, lse = given
-    k, v, block = _with_rows(k), _with_rows(v), rule.block
-    packed = (_feature_pairs(q, block), _feature_pairs(grad, block), _token_pairs(q), _token_pairs(grad))
-    tensors = (k, v, *packed, k.mT.contiguous(), lse.contiguous(), mean.contiguous(), *results)
-    _call_blocks("backward", tensors, _block_sizes(q, v, results[0].shape[1], rule, (k, v)), rule)
+def native_backward(given: Sequence[Tensor], results: Sequence[Tensor], rule: BlockRule) -> None:
+    """From the output's gradient, q, k, v, logs and inner output fill in the gradients of q, k and v."""
+    grad, q, k, v, lse, inner = given
+    dq, dk, dv = results
+    tensors = {"q": q, "k": k, "v": v, "inner": inner, "grad": grad, "dq": dq, "dk": dk, "dv": dv}
+    _call_blocks("backward", tensors, lse, rule)
 
 
 def is_native(q: Tensor, v: Tensor) -> bool:
-    """Whether the code serves these: bf16 on a CPU with AVX-512, an even count of features, and a compiler."""
+    """Whether the code serves these: bf16 on a CPU that it is for, an even count of features, enough tokens."""
     fits = q.is_cpu and q.dtype == v.dtype == torch.bfloat16 and q.shape[-1] % 2 == 0 and v.shape[-1] % 2 == 0
-    return fits and _block_library() is not None
+    return fits and q.shape[2] >= _NATIVE_FROM and _block_library() is not None
+
+
+def can_be_native() -> bool:
+    """Whether there is a C++ compiler, and a processor with AVX-512."""
+    return has_compiler() and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def has_compiler() -> bool:
@@ -295,8 +415,8 @@ def has_compiler() -> bool:
 
 @cache
 def _block_library() -> Any:
-    """The code, built, where there is a compiler and the processor can; otherwise None."""
-    if not has_compiler() or "AVX512" not in torch.backends.cpu.get_cpu_capability():
+    """The code, built, where it can be; otherwise None."""
+    if not can_be_native():
         return None
     from torch._inductor.codecache import CppCodeCache
 
@@ -308,29 +428,16 @@ def _block_library() -> Any:
         return None
 
 
-def _call_blocks(name: str, tensors: Sequence[Tensor], sizes: _BlockSizes, rule: BlockRule) -> None:
-    pointers = (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
-    numbers, kind = (ctypes.c_float * 4)(*rule.numbers), map(ctypes.c_bool, (rule.capped, rule.clipped))
-    done = getattr(_block_library(), name)(pointers, ctypes.byref(sizes), numbers, *kind)
+def _call_blocks(name: str, tensors: dict[str, Tensor], lse: Tensor, rule: BlockRule) -> None:
+    held = {key: x if x.stride(-1) == 1 else x.contiguous() for key, x in tensors.items()}
+    views = (_view(held[key]) if key in held else _View() for key in _BLOCK_TENSORS)
+    (batch, heads, tokens, features), values = tensors["q"].shape, tensors["v"].shape[-1]
+    block = _SMALL_BLOCK if tokens <= _SHORT else _LARGE_BLOCK
+    sizes = batch, heads, tokens, block, features, values, rule.window or 0
+    call = _BlockCall(*sizes, *rule.numbers, *views, lse.data_ptr())
+    done = getattr(_block_library(), name)(ctypes.byref(call), ctypes.c_bool(rule.capped), ctypes.c_bool(rule.clipped))
     assert done, "it was tried when it was built"
 
 
-def _block_sizes(q: Tensor, v: Tensor, tokens: int, rule: BlockRule, strided: Sequence[Tensor]) -> _BlockSizes:
-    shape = (q.shape[0], tokens, q.shape[1], rule.block, q.shape[2], v.shape[2], rule.window or 0)
-    return _BlockSizes(*shape, *(x.stride(1) for x in strided), *(x.stride(0) for x in strided))
-
-
-def _with_rows(x: Tensor) -> Tensor:
-    """The same, with the features of a token side by side."""
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _feature_pairs(x_GSK: Tensor, block: int) -> Tensor:
-    """[G, N, K / 2, C, 2]: what a product of bf16 reads at a time are two features of a token."""
-    pairs = x_GSK.contiguous().view(torch.int32)
-    return pairs.view(len(x_GSK), -1, block, pairs.shape[-1]).mT.contiguous()
-
-
-def _token_pairs(x_GSK: Tensor) -> Tensor:
-    """[G, S / 2, K, 2]: the same feature of two tokens next to each other."""
-    return x_GSK.reshape(len(x_GSK), -1, 2, x_GSK.shape[-1]).mT.contiguous()
+def _view(x: Tensor) -> _View:
+    return _View(x.data_ptr(), *x.stride()[:3])
