@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 Loss = Callable[[Any, Tensor], tuple[Tensor, Tensor]]  # of what a model puts out, and targets
@@ -41,5 +42,41 @@ def target_logits(outputs: Any, targets: Tensor, cap: float | None = None) -> Te
 
 def loss_for(z_loss: float, compiled: bool) -> Loss:
     """The loss of a run with this weight of the z-loss, compiled or plain."""
-    plain = cross_entropy_and_z if z_loss else cross_entropy
-    return torch.compile(plain) if compiled else plain
+    if compiled:
+        return torch.compile(_both if z_loss else _first)
+    return cross_entropy_and_z if z_loss else cross_entropy
+
+
+def _both(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    nll, log_z = _Tokens.apply(logits.flatten(0, -2), targets.flatten())  # type: ignore[no-untyped-call]
+    return nll.mean(), log_z.square().mean()
+
+
+def _first(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    nll, _ = _Tokens.apply(logits.flatten(0, -2), targets.flatten())  # type: ignore[no-untyped-call]
+    return nll.mean(), nll.new_zeros(())
+
+
+class _Tokens(torch.autograd.Function):
+    """Negative log-likelihood and log Z of every token in fp32, from logits [tokens, vocab].
+
+    torch.compile makes of torch's own gradient a comparison of every logit's place with the target, twice; here the
+    target's place is written to by itself.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+        log_z_N = logits_NV.float().logsumexp(-1)
+        logit_N = logits_NV.gather(-1, target_N[:, None]).squeeze(-1).float()
+        ctx.save_for_backward(logits_NV, target_N, log_z_N)
+        return log_z_N - logit_N, log_z_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_nll_N: Tensor, d_log_z_N: Tensor) -> tuple[Tensor, None]:
+        logits_NV, target_N, log_z_N = ctx.saved_tensors
+        slope_N = d_nll_N + d_log_z_N
+        gradient_NV = ((logits_NV.float() - log_z_N[:, None]).exp() * slope_N[:, None]).to(logits_NV.dtype)
+        logit_N = logits_NV.gather(-1, target_N[:, None]).squeeze(-1).float()
+        hit_N = (logit_N - log_z_N).exp() * slope_N - d_nll_N
+        return gradient_NV.scatter(-1, target_N[:, None], hit_N.to(logits_NV.dtype)[:, None]), None

@@ -75,6 +75,25 @@ def test_losses_are_those_of_the_formulas_in_fp32(dtype):
     assert (plain.item(), none.item()) == (pytest.approx(nll), 0.0)
 
 
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_compiled_losses_are_made_of_has_the_formulas_values_and_gradients(dtype, z_loss, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    torch.manual_seed(0)
+    logits, targets = (5 * torch.randn(2, 3, 7)).to(dtype).requires_grad_(), torch.randint(7, (2, 3))
+    exact = logits.detach().double().requires_grad_()
+    log_z = exact.logsumexp(-1)
+    expected = (log_z - exact.gather(-1, targets[..., None])[..., 0]).mean(), (log_z**2).mean() * bool(z_loss)
+    found = loss_for(z_loss, compiled=True)(logits, targets)
+    torch.testing.assert_close([x.double() for x in found], list(expected), rtol=1e-6, atol=1e-6)
+    (found[0] + z_loss * found[1]).backward()
+    (expected[0] + z_loss * expected[1]).backward()
+    assert logits.grad.dtype == dtype
+    torch.testing.assert_close(
+        logits.grad, exact.grad.to(dtype), rtol=0 if dtype == torch.bfloat16 else 1e-5, atol=1e-6
+    )
+
+
 def test_z_loss_has_the_gradient_of_its_formula():
     torch.manual_seed(0)
     logits, targets = torch.randn(4, 9, requires_grad=True), torch.randint(9, (4,))

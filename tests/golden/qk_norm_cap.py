@@ -8,8 +8,9 @@ Sizes: n_layers = 24, d_model = 64, n_heads = 4, d_head = 16, d_ff = 256.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -269,6 +270,53 @@ def slowed(frequency: Tensor, factor: float, length: float, slow: float, fast: f
     return frequency * (kept + (1.0 - kept) / factor)
 
 
+def _angles(
+    start: int, seq: int, pairs: int, numbers: Sequence[float], ramp: str, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [seq, pairs] of the angles that RoPE rotates by, in fp32."""
+    base, factor, *turns = numbers
+    exponent = torch.arange(pairs, device=device, dtype=torch.float32) / pairs
+    position = torch.arange(start, start + seq, device=device, dtype=torch.float32)
+    frequency = base**-exponent
+    if turns:
+        length, slow, fast = turns
+        frequency = slowed(frequency, factor, length, slow, fast, base, ramp)
+    else:
+        frequency = frequency / factor
+    angle = position[:, None] * frequency
+    return angle.cos(), angle.sin()
+
+
+@lru_cache(maxsize=16)
+def _kept_angles(*given: Any) -> tuple[Tensor, Tensor]:
+    start, seq, pairs, ramp, device, *numbers = given
+    return _angles(start, seq, pairs, numbers, ramp, device)
+
+
+def _registered_angles() -> Any:
+    """`_angles`, made once, as an operator: torch.compile would make them again for every number that is rotated."""
+
+    def angles(
+        start: int, seq: int, pairs: int, numbers: list[float], ramp: str, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        # Copies, since compiled code may write to what it is given.
+        cos, sin = _kept_angles(start, seq, pairs, ramp, device, *numbers)
+        return cos.clone(), sin.clone()
+
+    def fake(
+        start: int, seq: int, pairs: int, numbers: list[float], ramp: str, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        cos = torch.empty(seq, pairs, device=device)
+        return cos, torch.empty_like(cos)
+
+    operator = torch.library.custom_op(f"{__name__.replace('.', '_')}::angles", angles, mutates_args=())
+    operator.register_fake(fake)
+    return operator
+
+
+_ANGLES = _registered_angles()
+
+
 def rope(
     x: Tensor,
     base: float,
@@ -285,12 +333,9 @@ def rope(
     """
     rotated, kept = (x, None) if width is None else torch.split(x, [width, x.shape[-1] - width], dim=-1)
     pairs = rotated.shape[-1] // 2
-    exponent = torch.arange(pairs, device=x.device, dtype=torch.float32) / pairs
-    position = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
-    frequency = base**-exponent
-    frequency = frequency / factor if turns is None else slowed(frequency, factor, *turns, base, ramp)
-    angle = position[:, None] * frequency
-    cos, sin = angle.cos(), angle.sin()
+    numbers = [base, factor, *(turns or ())]
+    same = all(isinstance(number, (int, float)) for number in numbers)  # for all layers: the others are tensors
+    cos, sin = (_ANGLES if same else _angles)(start, x.shape[-2], pairs, numbers, ramp, x.device)
     if interleaved:
         a, b = rotated.float().reshape(*rotated.shape[:-1], pairs, 2).unbind(-1)
         y = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
