@@ -39,10 +39,12 @@ CORES = {
     "qk_norm": {"norms": NORMS, "q": "ln_q", "k": "ln_k"},
     "cap": {"before": "cap: {op: soft_cap}"},
     "clip": {"behind": "clip: {op: soft_clip}", "last": "clip"},
+    # Logits four times as large, so that the clip leaves weights in every block.
+    "clip, peaked": {"before": "sharp: {op: scale, by: 4}", "behind": "clip: {op: soft_clip}", "last": "clip"},
     "window": {"window": ", window: 512"},
 }
 WAYS = ("explicit", "explicit, compiled", "sdpa", "blockwise")
-NO_SDPA = ("cap", "clip", "window")
+NO_SDPA = ("cap", "clip", "clip, peaked", "window")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 MB = 2**20
 STATUS = Path("/proc/self/status")

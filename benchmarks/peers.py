@@ -109,13 +109,13 @@ def nemotron(shape: Shape, attention: str) -> Peer:
     return Peer(model, list(model.model.layers), lambda tokens: model(tokens).logits)
 
 
-def x_transformers(shape: Shape, flash: bool) -> Peer:
+def x_transformers(shape: Shape, flash: bool, capped: bool = False) -> Peer:
     from x_transformers import Decoder, TransformerWrapper
 
     layers = Decoder(
         dim=shape.width, depth=shape.layers, heads=shape.heads, attn_dim_head=shape.width // shape.heads,
         rotary_pos_emb=True, rotary_emb_dim=shape.width // shape.heads, ff_relu_squared=True, ff_no_bias=True,
-        attn_flash=flash,
+        attn_flash=flash, attn_softclamp_logits=capped, attn_logit_softclamp_value=50.0,
     )  # fmt: skip
     sizes = {"num_tokens": shape.vocab, "max_seq_len": shape.seq}
     model = TransformerWrapper(**sizes, attn_layers=layers, use_abs_pos_emb=False)
@@ -138,6 +138,7 @@ PEERS: Mapping[str, tuple[str, Callable[[Shape], Peer]]] = {
     "Hugging Face Nemotron, explicit attention": ("transformers", lambda shape: nemotron(shape, "eager")),
     "Hugging Face Nemotron, SDPA": ("transformers", lambda shape: nemotron(shape, "sdpa")),
     "x-transformers, explicit attention": ("x_transformers", lambda shape: x_transformers(shape, False)),
+    "x-transformers, explicit attention, capped": ("x_transformers", lambda shape: x_transformers(shape, False, True)),
     "x-transformers, SDPA": ("x_transformers", lambda shape: x_transformers(shape, True)),
     "litgpt, SDPA": ("litgpt", litgpt),
 }

@@ -149,6 +149,9 @@ template <bool capped, bool clipped> struct Forward {
     for (int64_t start = part * C; start < c.tokens; start += parts * C) block(batch, head, start);
   }
 
+  // Whether a clip has left no weight of a block, which is common: it takes all below -gamma / (zeta - gamma).
+  bool none() const { return std::all_of(raw(w.data()), raw(w.data()) + C * C, [](uint16_t x) { return x == 0; }); }
+
   template <class Absorb> void each(int64_t start, bool weighs, const Absorb& absorb) {
     const int64_t first = std::max<int64_t>(0, c.first_seen(start)) / C * C;
     for (int64_t column = first; column <= start; column += C) {
@@ -157,10 +160,9 @@ template <bool capped, bool clipped> struct Forward {
         const auto [low, high] = within(c.first_seen(start + i), start + i, column, C);
         absorb(i, low, high);
       }
-      if (weighs) {
-        brgemm(C, V, C, C, V, V, column > first, w.data(), v_pairs.data() + column * V, sums.data(), true);
-        if (clipped) brgemm(C, V, C, C, V, V, column > first, u.data(), v_pairs.data() + column * V, kept.data(), true);
-      }
+      if (!weighs || (clipped && none())) continue;
+      brgemm(C, V, C, C, V, V, true, w.data(), v_pairs.data() + column * V, sums.data(), true);
+      if (clipped) brgemm(C, V, C, C, V, V, true, u.data(), v_pairs.data() + column * V, kept.data(), true);
     }
   }
 
@@ -205,7 +207,7 @@ template <bool capped, bool clipped> struct Forward {
   void block(int64_t batch, int64_t head, int64_t start) {
     rows(c.q.of(batch, head), c, start, K, q.data());
     std::fill(most.begin(), most.end(), -1e30f), std::fill(norm.begin(), norm.end(), 0.0f);
-    std::fill(sums.begin(), sums.end(), 0.0f);
+    std::fill(sums.begin(), sums.end(), 0.0f), std::fill(kept.begin(), kept.end(), 0.0f);
     each(start, !clipped, [&](int64_t i, int64_t low, int64_t high) { absorb(i, low, high); });
     for (int64_t i = 0; i < C; ++i) {
       const float less = 1.0f / norm[i];
