@@ -15,17 +15,15 @@ import torch
 from torch import Tensor
 
 _NATIVE_FROM = 128  # tokens; building the code takes seconds once, which shorter sequences hardly earn back
-_SHORT = 512  # tokens up to which small blocks are faster, for less of them is hidden
-_SMALL_BLOCK = 64
-_LARGE_BLOCK = 128
+_NATIVE_BLOCK = 64  # rows and columns of a block; in larger ones more is hidden
 
 # torch rounds the result of a bf16 product to bf16 on the CPU; what it is built on gives fp32, which scores need.
 _BLOCK_CODE = """
-#pragma GCC optimize("tree-loop-vectorize", "no-trapping-math")  // torch builds its own vectors and turns these off
-#pragma GCC target("prefer-vector-width=512")
+#pragma GCC optimize("tree-loop-vectorize")  // torch builds its own vectors and turns this off
 #include <ATen/Parallel.h>
 #include <ATen/cpu/vec/vec.h>
 #include <ATen/native/CPUBlas.h>
+#include <immintrin.h>
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -61,21 +59,50 @@ inline uint32_t rounded(float x) { const uint32_t b = bits(x); return b + 0x7fff
 inline uint16_t* raw(Number* x) { return reinterpret_cast<uint16_t*>(x); }
 inline const uint16_t* raw(const Number* x) { return reinterpret_cast<const uint16_t*>(x); }
 
-// e^x to 3e-6, in steps that a compiler turns into vectors.
-inline float power(float x) {
-  x = std::min(std::max(x * 1.44269504f, -126.0f), 126.0f);
-  const int32_t whole = static_cast<int32_t>(x + 126.5f) - 126;  // rounded, without a branch
-  const float f = x - static_cast<float>(whole);
-  float y = 1.0f + f * (0.69314718f + f * (0.24022651f + f * (0.05550411f + f * (0.00961813f + f * 0.00133336f))));
-  y = number(bits(y) + (static_cast<uint32_t>(whole) << 23));
-  return y + 0.0f * x;  // what is not a number stays so
+// Sixteen numbers; operators work on each.
+using Lanes = __m512;
+constexpr int64_t LANES = 16;
+
+inline Lanes every(float x) { return _mm512_set1_ps(x); }
+inline Lanes load(const float* from) { return _mm512_loadu_ps(from); }
+inline Lanes only(__mmask16 seen, Lanes x) { return _mm512_maskz_mov_ps(seen, x); }
+
+inline Lanes load(const Number* from, __mmask16 seen) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(seen, from)), 16));
 }
 
-constexpr int32_t LANES = 32;  // rows are worked on in steps of so many numbers, whatever of them is hidden
+inline void store(Lanes x, Number* to) {
+#ifdef __AVX512BF16__
+  const __m256i y = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
+#else
+  const __m512i b = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(_mm512_add_epi32(b, _mm512_set1_epi32(0x7fff)), odd);
+  const __m256i y = _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
+#endif
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), y);
+}
 
-inline int32_t whole(int32_t count) { return (count + LANES - 1) / LANES * LANES; }
+// Which of sixteen places from `start` on lie from `low` up to `high`.
+inline __mmask16 between(int64_t low, int64_t high, int64_t start) {
+  auto below = [](int64_t n) { return n <= 0 ? 0u : n >= LANES ? 0xffffu : (1u << n) - 1u; };
+  return static_cast<__mmask16>(below(high - start) & ~below(low - start));
+}
 
-inline float tanh_of_half(float x) { return 1.0f - 2.0f / (power(x) + 1.0f); }
+// e^x to 3e-6. Here and below, what is not a number stays so: of two operands the second is taken then.
+inline Lanes power(Lanes x) {
+  x *= 1.44269504f;
+  const Lanes whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT), f = x - whole;
+  Lanes y = every(0.00133336f);
+  for (float term : {0.00961813f, 0.05550411f, 0.24022651f, 0.69314718f, 1.0f}) y = _mm512_fmadd_ps(y, f, every(term));
+  return _mm512_scalef_ps(y, whole);
+}
+
+// 1 - 2 / (e^x + 1), with a step of Newton's for the quotient.
+inline Lanes tanh_of_half(Lanes x) {
+  const Lanes below = power(_mm512_min_ps(every(80.0f), x)) + 1.0f;
+  const Lanes near = _mm512_rcp14_ps(below), part = near * _mm512_fnmadd_ps(below, near, every(2.0f));
+  return _mm512_fnmadd_ps(part, every(2.0f), every(1.0f));
+}
 
 inline void store(const float* from, Number* to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) raw(to)[i] = static_cast<uint16_t>(rounded(from[i]) >> 16);
@@ -128,19 +155,22 @@ inline std::pair<int64_t, int64_t> within(int64_t first, int64_t last, int64_t s
   return {low, std::max(low, std::min(size, last + 1 - start))};
 }
 
-template <bool capped> inline float score(float product, const Call& c, float rate) {
-  return capped ? c.cap * tanh_of_half(product * rate) : product * c.scale;
+template <bool capped> inline Lanes score(Lanes product, const Call& c) {
+  return capped ? c.cap * tanh_of_half(product * (2.0f * c.scale / c.cap)) : product * c.scale;
 }
+
+inline Lanes clip(Lanes stretched) { return _mm512_min_ps(every(1.0f), _mm512_max_ps(every(0.0f), stretched)); }
 
 template <bool capped, bool clipped> struct Forward {
   const Call& c;
   const int64_t C, K, V, S;
   std::vector<Number> k_pairs, v_pairs, q, w, u;
-  std::vector<float> s, sums, kept, most, norm;
+  std::vector<float> s, sums, kept, most, norm, tops, shrunk;
 
   explicit Forward(const Call& call)
       : c(call), C(c.block), K(c.features), V(c.values), S(c.padded()), k_pairs(S * K), v_pairs(S * V), q(C * K),
-        w(C * C), u(clipped ? C * C : 0), s(C * C), sums(C * V), kept(clipped ? C * V : 0), most(C), norm(C) {}
+        w(C * C), u(clipped ? C * C : 0), s(C * C), sums(C * V), kept(clipped ? C * V : 0), most(C), norm(C),
+        tops(C), shrunk(C) {}
 
   // Rows of one part of the blocks of one head.
   void operator()(int64_t batch, int64_t head, int64_t part, int64_t parts) {
@@ -149,72 +179,78 @@ template <bool capped, bool clipped> struct Forward {
     for (int64_t start = part * C; start < c.tokens; start += parts * C) block(batch, head, start);
   }
 
-  // Whether a clip has left no weight of a block, which is common: it takes all below -gamma / (zeta - gamma).
-  bool none() const { return std::all_of(raw(w.data()), raw(w.data()) + C * C, [](uint16_t x) { return x == 0; }); }
-
-  template <class Absorb> void each(int64_t start, bool weighs, const Absorb& absorb) {
-    const int64_t first = std::max<int64_t>(0, c.first_seen(start)) / C * C;
-    for (int64_t column = first; column <= start; column += C) {
+  template <class Absorb> void each(int64_t start, const Absorb& absorb) {
+    for (int64_t column = std::max<int64_t>(0, c.first_seen(start)) / C * C; column <= start; column += C) {
       brgemm(C, C, K, K, C, C, false, q.data(), k_pairs.data() + column * K, s.data(), true);
-      for (int64_t i = 0; i < C; ++i) {
-        const auto [low, high] = within(c.first_seen(start + i), start + i, column, C);
-        absorb(i, low, high);
+      if (absorb(start, column)) {
+        brgemm(C, V, C, C, V, V, true, w.data(), v_pairs.data() + column * V, sums.data(), true);
+        if (clipped) brgemm(C, V, C, C, V, V, true, u.data(), v_pairs.data() + column * V, kept.data(), true);
       }
-      if (!weighs || (clipped && none())) continue;
-      brgemm(C, V, C, C, V, V, true, w.data(), v_pairs.data() + column * V, sums.data(), true);
-      if (clipped) brgemm(C, V, C, C, V, V, true, u.data(), v_pairs.data() + column * V, kept.data(), true);
     }
   }
 
-  void absorb(int64_t i, int64_t low, int64_t high) {
-    const float rate = 2.0f * c.scale / c.cap, *row = &s[i * C];
-    const int32_t first = static_cast<int32_t>(low), last = static_cast<int32_t>(high), end = whole(last);
-    float largest = -1e30f, sum = 0;
-#pragma omp simd reduction(max : largest)
-    for (int32_t j = 0; j < end; ++j) largest = std::max(largest, (j >= first) & (j < last) ? row[j] : -1e30f);
-    const float larger = high > low ? std::max(most[i], score<capped>(largest, c, rate)) : most[i];
-    const float shrunk = power(most[i] - larger);
-    uint16_t* to = raw(&w[i * C]);
-#pragma omp simd reduction(+ : sum)
-    for (int32_t j = 0; j < end; ++j) {
-      const float found = power(score<capped>(row[j], c, rate) - larger);
-      const float weight = (j >= first) & (j < last) ? found : 0.0f;
+  // The running softmax with the scores of a block; whether its weights are now to be summed.
+  bool absorb(int64_t start, int64_t column) {
+    for (int64_t i = 0; i < C; ++i) {
+      const auto [low, high] = within(c.first_seen(start + i), start + i, column, C);
+      Lanes top = every(-1e30f);  // of the products, with which scores rise
+      for (int64_t j = low / LANES * LANES; j < high; j += LANES)
+        top = _mm512_mask_max_ps(top, between(low, high, j), top, load(&s[i * C + j]));
+      tops[i] = _mm512_reduce_max_ps(top);
+    }
+    for (int64_t i = 0; i < C; i += LANES) {
+      const Lanes before = load(&most[i]), now = _mm512_max_ps(before, score<capped>(load(&tops[i]), c));
+      _mm512_storeu_ps(&most[i], now), _mm512_storeu_ps(&shrunk[i], power(before - now));
+    }
+    for (int64_t i = 0; i < C; ++i) {
+      norm[i] = norm[i] * shrunk[i] + weigh(i, start, column);
+      if (!clipped && shrunk[i] != 1.0f) for (int64_t j = 0; j < V; ++j) sums[i * V + j] *= shrunk[i];
+    }
+    return !clipped;
+  }
+
+  // The sum of a row's weights, which are kept unless a clip follows.
+  float weigh(int64_t i, int64_t start, int64_t column) {
+    const auto [low, high] = within(c.first_seen(start + i), start + i, column, C);
+    const Lanes larger = every(most[i]);
+    Lanes sum = every(0.0f);
+    for (int64_t j = 0; j < (clipped ? high : C); j += LANES) {
+      const __mmask16 seen = between(low, high, j);
+      const Lanes weight = seen ? only(seen, power(score<capped>(load(&s[i * C + j]), c) - larger)) : every(0.0f);
       sum += weight;
-      if (!clipped) to[j] = static_cast<uint16_t>(rounded(weight) >> 16);
+      if (!clipped) store(weight, &w[i * C + j]);
     }
-    norm[i] = norm[i] * shrunk + sum;
-    if (!clipped) {
-      std::fill(to + end, to + C, 0);
-      if (larger > most[i]) for (int64_t j = 0; j < V; ++j) sums[i * V + j] *= shrunk;
-    }
-    most[i] = larger;
+    return _mm512_reduce_add_ps(sum);
   }
 
-  void clip(int64_t i, int64_t low, int64_t high) {
-    const float rate = 2.0f * c.scale / c.cap, rise = c.zeta - c.gamma, less = most[i], *row = &s[i * C];
-    uint16_t *to = raw(&w[i * C]), *line = raw(&u[i * C]);
-    const int32_t first = static_cast<int32_t>(low), last = static_cast<int32_t>(high), end = whole(last);
-#pragma omp simd
-    for (int32_t j = 0; j < end; ++j) {
-      const float weight = rise * power(score<capped>(row[j], c, rate) - less), stretched = weight + c.gamma;
-      const bool seen = (j >= first) & (j < last);
-      to[j] = static_cast<uint16_t>(rounded(seen ? std::min(std::max(stretched, 0.0f), 1.0f) : 0.0f) >> 16);
-      line[j] = static_cast<uint16_t>(rounded(seen & (stretched >= 0) & (stretched <= 1) ? weight : 0.0f) >> 16);
+  // Clipped weights, and what is left of them where the clip is a line; whether there are any, which is often not so.
+  bool stretch(int64_t start, int64_t column) {
+    __mmask16 found = 0;
+    for (int64_t i = 0; i < C; ++i) {
+      const auto [low, high] = within(c.first_seen(start + i), start + i, column, C);
+      for (int64_t j = 0; j < C; j += LANES) {
+        const __mmask16 seen = between(low, high, j);
+        const Lanes weight = (c.zeta - c.gamma) * power(score<capped>(load(&s[i * C + j]), c) - every(most[i]));
+        const Lanes stretched = weight + c.gamma, used = only(seen, clip(stretched));
+        store(used, &w[i * C + j]);
+        store(only(seen & _mm512_cmp_ps_mask(used, stretched, _CMP_EQ_OQ), weight), &u[i * C + j]);
+        found |= _mm512_cmp_ps_mask(used, every(0.0f), _CMP_NEQ_UQ);
+      }
     }
-    std::fill(to + end, to + C, 0), std::fill(line + end, line + C, 0);
+    return found;
   }
 
   void block(int64_t batch, int64_t head, int64_t start) {
     rows(c.q.of(batch, head), c, start, K, q.data());
     std::fill(most.begin(), most.end(), -1e30f), std::fill(norm.begin(), norm.end(), 0.0f);
     std::fill(sums.begin(), sums.end(), 0.0f), std::fill(kept.begin(), kept.end(), 0.0f);
-    each(start, !clipped, [&](int64_t i, int64_t low, int64_t high) { absorb(i, low, high); });
+    each(start, [&](int64_t row, int64_t column) { return absorb(row, column); });
     for (int64_t i = 0; i < C; ++i) {
       const float less = 1.0f / norm[i];
       most[i] += std::log(norm[i]);
       if (!clipped) for (int64_t j = 0; j < V; ++j) sums[i * V + j] *= less;
     }
-    if (clipped) each(start, true, [&](int64_t i, int64_t low, int64_t high) { clip(i, low, high); });
+    if (clipped) each(start, [&](int64_t row, int64_t column) { return stretch(row, column); });
     const View out = c.out.of(batch, head), inner = c.inner.of(batch, head);
     for (int64_t i = 0; i < std::min(C, c.tokens - start); ++i) {
       store(&sums[i * V], out.at(start + i), V);
@@ -265,12 +301,12 @@ template <bool capped, bool clipped> struct Backward {
     std::fill(dq.begin(), dq.end(), 0.0f), std::fill(lse.begin(), lse.end(), 0.0f);
     std::copy_n(c.lse + (batch * c.heads + head) * c.tokens, c.tokens, lse.begin());
     for (int64_t t = 0; t < c.tokens; ++t) {
-      const uint16_t *a = raw(grad.at(t)), *b = raw(inner.at(t));
-      float sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t i = 0; i < V; ++i)
-        sum += number(static_cast<uint32_t>(a[i]) << 16) * number(static_cast<uint32_t>(b[i]) << 16);
-      mean[t] = sum;
+      Lanes sum = every(0.0f);
+      for (int64_t i = 0; i < V; i += LANES) {
+        const __mmask16 there = between(0, V, i);
+        sum = _mm512_fmadd_ps(load(grad.at(t) + i, there), load(inner.at(t) + i, there), sum);
+      }
+      mean[t] = _mm512_reduce_add_ps(sum);
     }
   }
 
@@ -289,22 +325,20 @@ template <bool capped, bool clipped> struct Backward {
 
   void key(int64_t j, int64_t column, int64_t row) {
     const auto [low, high] = within(column + j, c.last_seeing(column + j), row, C);
-    const float *product = &s[j * C], *rise = &d[j * C], *less = &lse[row], *part = &mean[row];
-    const float rate = 2.0f * c.scale / c.cap, stretch = c.zeta - c.gamma, scale = c.scale;
-    uint16_t *used = raw(&w[j * C]), *fall = raw(&e[j * C]);
-    const int32_t first = static_cast<int32_t>(low), last = static_cast<int32_t>(high), start = first / LANES * LANES;
-    std::fill(used, used + start, 0), std::fill(fall, fall + start, 0);
-#pragma omp simd
-    for (int32_t i = start; i < static_cast<int32_t>(C); ++i) {
-      const bool seen = (i >= first) & (i < last);
-      const float tanh = capped ? tanh_of_half(product[i] * rate) : 0.0f;
-      const float weight = power((capped ? c.cap * tanh : product[i] * scale) - less[i]);
-      const float stretched = stretch * weight + c.gamma;
-      const float clear = std::min(std::max(stretched, 0.0f), 1.0f);
-      const float slope = clipped ? (clear == stretched ? stretch : 0.0f) : 1.0f;
-      const float found = weight * (rise[i] * slope - part[i]) * (capped ? scale * (1.0f - tanh * tanh) : scale);
-      used[i] = static_cast<uint16_t>(rounded(!seen ? 0.0f : clipped ? clear : weight) >> 16);
-      fall[i] = static_cast<uint16_t>(rounded(seen ? found : 0.0f) >> 16);
+    for (int64_t i = 0; i < C; i += LANES) {
+      const __mmask16 seen = between(low, high, i);
+      const Lanes product = load(&s[j * C + i]);
+      const Lanes tanh = capped ? tanh_of_half(product * (2.0f * c.scale / c.cap)) : product;
+      const Lanes weight = power((capped ? c.cap * tanh : product * c.scale) - load(&lse[row + i]));
+      Lanes used = weight, rise = load(&d[j * C + i]);
+      if (clipped) {
+        const Lanes stretched = (c.zeta - c.gamma) * weight + c.gamma;
+        used = clip(stretched);
+        rise = only(_mm512_cmp_ps_mask(used, stretched, _CMP_EQ_OQ), rise * (c.zeta - c.gamma));
+      }
+      const Lanes fall = weight * (rise - load(&mean[row + i])) * c.scale;
+      store(only(seen, used), &w[j * C + i]);
+      store(only(seen, capped ? fall * (1.0f - tanh * tanh) : fall), &e[j * C + i]);
     }
   }
 };
@@ -434,8 +468,7 @@ def _call_blocks(name: str, tensors: dict[str, Tensor], lse: Tensor, rule: Block
     held = {key: x if x.stride(-1) == 1 else x.contiguous() for key, x in tensors.items()}
     views = (_view(held[key]) if key in held else _View() for key in _BLOCK_TENSORS)
     (batch, heads, tokens, features), values = tensors["q"].shape, tensors["v"].shape[-1]
-    block = _SMALL_BLOCK if tokens <= _SHORT else _LARGE_BLOCK
-    sizes = batch, heads, tokens, block, features, values, rule.window or 0
+    sizes = batch, heads, tokens, _NATIVE_BLOCK, features, values, rule.window or 0
     call = _BlockCall(*sizes, *rule.numbers, *views, lse.data_ptr())
     done = getattr(_block_library(), name)(ctypes.byref(call), ctypes.c_bool(rule.capped), ctypes.c_bool(rule.clipped))
     assert done, "it was tried when it was built"
