@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blockgraph.kernels.native import BlockRule, has_compiler, is_native, native_backward, native_forward
+from blockgraph.kernels.cpp import has_compiler
+from blockgraph.kernels.native import BlockRule, is_native, native_backward, native_forward
 
 _BLOCK = 256  # rows of a block at most
 _GRAIN = 32  # rows of a block are a multiple of this, which matrix products like

@@ -4,15 +4,14 @@ Axes: G heads, S tokens in N blocks of C, K features of queries and keys, V feat
 """
 
 import ctypes
-import os
-import shutil
-import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from blockgraph.kernels.cpp import cpp_library
 
 # torch rounds the result of a bf16 product to bf16 on the CPU; what it is built on gives fp32, which scores need.
 _BLOCK_CODE = """
@@ -288,24 +287,14 @@ def is_native(q: Tensor, v: Tensor) -> bool:
     return fits and _block_library() is not None
 
 
-def has_compiler() -> bool:
-    """Whether torch finds the C++ compiler that it would call."""
-    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
-
-
 @cache
 def _block_library() -> Any:
     """The code, built, where there is a compiler and the processor can; otherwise None."""
-    if not has_compiler() or "AVX512" not in torch.backends.cpu.get_cpu_capability():
+    library = cpp_library(_BLOCK_CODE) if "AVX512" in torch.backends.cpu.get_cpu_capability() else None
+    if library is None:
         return None
-    from torch._inductor.codecache import CppCodeCache
-
-    try:
-        library: Any = CppCodeCache.load(_BLOCK_CODE)
-        library.forward.restype = library.backward.restype = library.works.restype = ctypes.c_bool
-        return library if library.works() else None
-    except Exception:  # private to torch, so anything may change in it; without it the blocks are Python's
-        return None
+    library.forward.restype = library.backward.restype = library.works.restype = ctypes.c_bool
+    return library if library.works() else None
 
 
 def _call_blocks(name: str, tensors: Sequence[Tensor], sizes: _BlockSizes, rule: BlockRule) -> None:
