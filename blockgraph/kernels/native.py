@@ -60,15 +60,17 @@ inline std::pair<int64_t, int64_t> within(int64_t first, int64_t last, int64_t s
 inline int64_t first_seen(int64_t row, const Sizes& z) { return z.window ? row - z.window + 1 : 0; }
 inline int64_t last_seeing(int64_t column, const Sizes& z) { return z.window ? column + z.window - 1 : z.seq; }
 
-// Scores of a row's visible keys; the largest of them, which comes from the largest product.
-template <bool capped> float scores(float* row, int64_t low, int64_t high, const Rule& r) {
+constexpr float LEAST = -1e30f;
+
+// Scores of a row's visible keys; the largest of them, which comes from the largest product, and that product.
+template <bool capped> std::pair<float, float> scores(float* row, int64_t low, int64_t high, const Rule& r) {
   const float scale = r.scale, cap = r.cap, rate = 2.0f * r.scale / r.cap;
-  float most = -1e30f;
+  float most = LEAST;
 #pragma omp simd reduction(max : most)
   for (int64_t i = low; i < high; ++i) most = std::max(most, row[i]);
 #pragma omp simd
   for (int64_t i = low; i < high; ++i) row[i] = capped ? cap * tanh_of_half(row[i] * rate) : row[i] * scale;
-  return high > low ? (capped ? cap * tanh_of_half(most * rate) : most * scale) : most;
+  return {high > low ? (capped ? cap * tanh_of_half(most * rate) : most * scale) : LEAST, most};
 }
 
 // Weights of a row with a known normaliser, zero where hidden; their sum.
@@ -83,9 +85,10 @@ inline float weights(float* row, int64_t low, int64_t high, int64_t size, float 
 
 template <bool capped, bool clipped>
 void rows_forward(const Sizes& z, const Rule& r, int64_t start, const Number* q, const Number* keys,
-                  const Number* values, Number* out, float* lse, Number* inner) {
+                  const Number* values, Number* out, float* lse, Number* inner, float* largest) {
   const int64_t C = z.block, V = z.values;
-  std::vector<float> s(C * C), sums(C * V), kept(clipped ? C * V : 0), most(C, -1e30f), norm(C, 0.0f), line(C);
+  std::vector<float> s(C * C), sums(C * V), kept(clipped ? C * V : 0), most(C, LEAST), norm(C, 0.0f), line(C);
+  float product = LEAST;
   std::vector<Number> w(C * C), u(clipped ? C * C : 0);
   auto each = [&](bool weighs, auto&& absorb) {
     for (int64_t column = std::max<int64_t>(0, first_seen(start, z)) / C * C; column <= start; column += C) {
@@ -101,7 +104,9 @@ void rows_forward(const Sizes& z, const Rule& r, int64_t start, const Number* q,
     }
   };
   each(!clipped, [&](int64_t i, float* row, int64_t low, int64_t high) {
-    const float larger = std::max(most[i], scores<capped>(row, low, high, r)), shrunk = power(most[i] - larger);
+    const auto [score, from] = scores<capped>(row, low, high, r);
+    const float larger = std::max(most[i], score), shrunk = power(most[i] - larger);
+    if (start + i < z.tokens) product = std::max(product, from);
     norm[i] = norm[i] * shrunk + weights(row, low, high, C, larger);
     if (!clipped) {
       store(row, &w[i * C], C);
@@ -111,7 +116,10 @@ void rows_forward(const Sizes& z, const Rule& r, int64_t start, const Number* q,
   });
   for (int64_t i = 0; i < C; ++i) {
     const float logs = most[i] + std::log(norm[i]);
-    if (start + i < z.tokens) lse[start + i] = logs;
+    if (start + i < z.tokens) {
+      lse[start + i] = logs;
+      if (std::isnan(logs)) product = logs;  // what is no number wins
+    }
     if (!clipped) for (int64_t j = 0; j < V; ++j) sums[i * V + j] /= norm[i];
     most[i] = logs;
   }
@@ -129,6 +137,7 @@ void rows_forward(const Sizes& z, const Rule& r, int64_t start, const Number* q,
     std::fill(row + high, row + C, 0.0f), std::fill(line.begin() + high, line.end(), 0.0f);
     store(row, &w[i * C], C), store(line.data(), &u[i * C], C);
   });
+  *largest = product;
   for (int64_t i = 0; i < std::min(C, z.tokens - start); ++i) {
     store(&sums[i * V], out + (start + i) * z.row_b, V);
     if (clipped) store(&kept[i * V], inner + (start + i) * z.row_b, V);
@@ -224,7 +233,7 @@ extern "C" bool forward(void** p, const Sizes& z, const Rule& r, bool capped, bo
       rows_forward<cap, clip>(z, r, i % blocks * z.block, static_cast<Number*>(p[0]) + head * z.next_a,
                               static_cast<Number*>(p[1]) + keys, static_cast<Number*>(p[2]) + values,
                               static_cast<Number*>(p[3]) + head * z.next_b, static_cast<float*>(p[4]) + head * z.tokens,
-                              static_cast<Number*>(p[5]) + head * z.next_b);
+                              static_cast<Number*>(p[5]) + head * z.next_b, static_cast<float*>(p[6]) + i);
     });
   });
 }
@@ -265,10 +274,10 @@ class BlockRule(NamedTuple):
 
 
 def native_forward(given: Sequence[Tensor], results: Sequence[Tensor], rule: BlockRule) -> None:
-    """From q, k and v fill in output, logs of normalisers and inner output of heads; whole blocks are given."""
-    (q_GSK, k_GSK, v_GSV), (out, lse, inner) = given, results
+    """From q, k and v fill in what `_attend` gives for some heads; whole blocks are given."""
+    (q_GSK, k_GSK, v_GSV), (out, lse, inner, largest) = given, results
     q_GSK = _with_rows(q_GSK)
-    tensors = (q_GSK, _feature_pairs(k_GSK, rule.block), _token_pairs(v_GSV), out, lse, inner)
+    tensors = (q_GSK, _feature_pairs(k_GSK, rule.block), _token_pairs(v_GSV), out, lse, inner, largest)
     _call_blocks("forward", tensors, _block_sizes(q_GSK, v_GSV, lse.shape[1], rule, (q_GSK, out)), rule)
 
 

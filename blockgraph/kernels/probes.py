@@ -1,5 +1,6 @@
 """What a probed step records. Axes: T queries, S keys; a record is [sum, l2 norm, largest absolute value, count]."""
 
+import math
 from typing import Any
 
 import torch
@@ -41,10 +42,9 @@ def moments(x: Tensor) -> Tensor:
     """The record of all entries, in fp32."""
     if is_recorded(x):
         return native_moments(x)
-    low, high = torch.aminmax(x.detach())
-    largest, x = torch.maximum(-low.float(), high.float()), x.detach().float()
-    count = torch.full_like(largest, x.numel())
-    return torch.stack((x.sum(), torch.linalg.vector_norm(x), largest, count))
+    x = x.detach().float()
+    norm, largest = torch.linalg.vector_norm(x), torch.linalg.vector_norm(x, math.inf)
+    return torch.stack((x.sum(), norm, largest, torch.full_like(norm, x.numel())))
 
 
 def largest_pair(scores_TS: Tensor, causal: bool) -> Tensor:
@@ -53,8 +53,12 @@ def largest_pair(scores_TS: Tensor, causal: bool) -> Tensor:
         return native_largest(scores_TS, causal)
     largest_TS = scores_TS.detach().reshape(-1, *scores_TS.shape[-2:]).amax(0).float()
     if causal:
-        largest_TS = largest_TS.masked_fill(later(largest_TS), float("-inf"))
-    largest = largest_TS.amax()
+        largest_TS = largest_TS.masked_fill(later(largest_TS), -math.inf)
+    return largest_record(largest_TS.amax())
+
+
+def largest_record(largest: Tensor) -> Tensor:
+    """A record of which there is a maximum alone."""
     zero = torch.zeros_like(largest)
     return torch.stack((zero, zero, largest, zero + 1))
 

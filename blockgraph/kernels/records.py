@@ -1,6 +1,7 @@
 """Records of bf16 and fp32 on CPUs in one pass over memory, in C++. Axes: T queries, S keys."""
 
 import ctypes
+from functools import cache
 from typing import Any
 
 import torch
@@ -64,17 +65,34 @@ template <class Raw> void moments(const Raw* x, int64_t size, float* record) {
   record[0] = all.sum, record[1] = std::sqrt(all.squares), record[2] = of_bits(all.largest), record[3] = size;
 }
 
-// The largest entry with its sign; what is no number wins.
-template <class Raw> float largest(const Raw* x, int64_t size) {
+// The largest number so far; bits of numbers are made to be ordered as these are, and what is no number wins.
+struct Peak {
   int32_t most = static_cast<int32_t>(~INFINITE);  // of minus infinity
   uint32_t absolute = 0;
-#pragma omp simd reduction(max : most, absolute)
-  for (int64_t i = 0; i < size; ++i) {
-    const uint32_t b = bits(number(x[i])), a = b & ~SIGN;
-    most = std::max(most, static_cast<int32_t>(b & SIGN ? ~a : a));  // ordered as the numbers are
-    absolute = std::max(absolute, a);
+
+  template <class Raw> void add(const Raw* x, int64_t size) {
+    constexpr int64_t LANES = 32;
+    const int64_t whole = size < LANES ? size : size / LANES * LANES;
+    some(x, whole);
+    if (whole < size) some(x + size - LANES, LANES);  // some of them again, rather than the rest one by one
   }
-  return of_bits(absolute > INFINITE ? absolute : most < 0 ? SIGN | ~most : most);
+  template <class Raw> void some(const Raw* x, int64_t size) {
+    int32_t m = most;
+    uint32_t n = absolute;
+#pragma omp simd reduction(max : m, n)
+    for (int64_t i = 0; i < size; ++i) {
+      const uint32_t b = bits(number(x[i])), a = b & ~SIGN;
+      m = std::max(m, static_cast<int32_t>(b & SIGN ? ~a : a)), n = std::max(n, a);
+    }
+    most = m, absolute = n;
+  }
+  float value() const { return of_bits(absolute > INFINITE ? absolute : most < 0 ? SIGN | ~most : most); }
+};
+
+template <class Raw> float largest(const Raw* x, int64_t size) {
+  Peak peak;
+  peak.add(x, size);
+  return peak.value();
 }
 
 // ln(x) of a normal number, to two roundings: the polynomial of logf in Cephes.
@@ -114,10 +132,14 @@ extern "C" void record_moments(const void* x, bool half, int64_t size, float* re
 // A key counts for a query if it is not after it; the queries are the last ones.
 extern "C" void record_largest(const void* x, bool half, int64_t rows, int64_t keys, int64_t queries, float* record) {
   typed(x, half, [&](auto* raw) {
-    const auto found = of_rows(rows, [&](int64_t r) {
-      return largest(raw + r * keys, std::max<int64_t>(0, queries ? keys - queries + 1 + r % queries : keys));
+    const int64_t some = std::max<int64_t>(1, PIECE / keys), parts = (rows + some - 1) / some;
+    const auto found = of_rows(parts, [&](int64_t p) {
+      Peak peak;
+      for (int64_t r = p * some; r < std::min(rows, (p + 1) * some); ++r)
+        peak.add(raw + r * keys, std::max<int64_t>(0, queries ? keys - queries + 1 + r % queries : keys));
+      return peak.value();
     });
-    record[0] = record[1] = 0, record[2] = largest(found.data(), rows), record[3] = 1;
+    record[0] = record[1] = 0, record[2] = largest(found.data(), parts), record[3] = 1;
   });
 }
 
@@ -142,36 +164,46 @@ def is_recorded(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or x.numel() < _RECORD_LEAST:
         return False
     fits = x.is_cpu and x.dtype in (torch.bfloat16, torch.float32) and x.is_contiguous()
-    return fits and cpp_library(_RECORD_CODE) is not None
+    return fits and _record_library() is not None
 
 
 def native_moments(x: Tensor) -> Tensor:
     """The record of all entries, from sums in fp64 of short ones in fp32."""
-    return _record("moments", x, ctypes.c_int64(x.numel()))
+    return _recorded(_record_library().record_moments, x, x.numel())
 
 
 def native_largest(scores_TS: Tensor, causal: bool) -> Tensor:
     """A record whose maximum is the largest score, with its sign; keys after the query do not count if `causal`."""
-    return _record("largest", scores_TS, *_rows(scores_TS), ctypes.c_int64(scores_TS.shape[-2] * causal))
+    queries, keys = scores_TS.shape[-2:]
+    function = _record_library().record_largest
+    return _recorded(function, scores_TS, scores_TS.numel() // keys, keys, queries * causal)
 
 
 def native_entropy(weights_TS: Tensor, least: float) -> Tensor:
     """The record of the rows' entropies, with logarithms of what is at least `least`."""
-    return _record("entropy", weights_TS, *_rows(weights_TS), ctypes.c_float(least))
+    keys = weights_TS.shape[-1]
+    return _recorded(_record_library().record_entropy, weights_TS, weights_TS.numel() // keys, keys, least)
 
 
 def native_above(x_TS: Tensor, bound: float) -> Tensor:
     """A record whose mean is the share of rows of which an entry is above the bound."""
-    return _record("above", x_TS, *_rows(x_TS), ctypes.c_float(bound))
-
-
-def _rows(x_TS: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64]:
     keys = x_TS.shape[-1]
-    return ctypes.c_int64(x_TS.numel() // keys), ctypes.c_int64(keys)
+    return _recorded(_record_library().record_above, x_TS, x_TS.numel() // keys, keys, bound)
 
 
-def _record(name: str, x: Tensor, *numbers: Any) -> Tensor:
-    record, half = torch.empty(4), ctypes.c_bool(x.dtype == torch.bfloat16)
-    function = getattr(cpp_library(_RECORD_CODE), f"record_{name}")
-    function(ctypes.c_void_p(x.data_ptr()), half, *numbers, ctypes.c_void_p(record.data_ptr()))
+@cache
+def _record_library() -> Any:
+    """The code, built, with the types of what its functions take; or None."""
+    library = cpp_library(_RECORD_CODE)
+    if library is not None:
+        count, number = ctypes.c_int64, ctypes.c_float
+        rows = {"largest": (count, count, count), "entropy": (count, count, number), "above": (count, count, number)}
+        for name, types in {"moments": (count,), **rows}.items():
+            getattr(library, f"record_{name}").argtypes = (ctypes.c_void_p, ctypes.c_bool, *types, ctypes.c_void_p)
+    return library
+
+
+def _recorded(function: Any, x: Tensor, *numbers: float) -> Tensor:
+    record = torch.empty(4)
+    function(x.data_ptr(), x.dtype == torch.bfloat16, *numbers, record.data_ptr())
     return record
