@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def prepared(size: str, make: Callable[[nn.Module], torch.optim.Optimizer]) -> Callable[[], object]:
-    """The step of an optimiser over parameters of its own, with gradients, compiled and warm."""
+    """The step of an optimiser over parameters of its own, with gradients, warm."""
     model = blockgraph.compile("gpt", block="qk_norm", size=size)
     draw = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -59,8 +59,8 @@ def prepared(size: str, make: Callable[[nn.Module], torch.optim.Optimizer]) -> C
     return made.step
 
 
-def configured(compiled: bool = False, **settings: object) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    return lambda model: optim.make(model, model.weights, Optim.model_validate(settings), compiled)
+def configured(**settings: object) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    return lambda model: optim.make(model, model.weights, Optim.model_validate(settings))
 
 
 def timed(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -87,8 +87,6 @@ def report(size: str, found: dict[str, list[float]]) -> None:
 
 MADE = {
     REFERENCE: configured(name="adamw"),
-    "StableAdamW, compiled": configured(name="stable_adamw", compiled=True),
-    "StableAdamW, compiled, independent decay": configured(name="stable_adamw", decay="independent", compiled=True),
     "StableAdamW": configured(name="stable_adamw"),
     "StableAdamW, independent decay": configured(name="stable_adamw", decay="independent"),
     "StableAdamW, plain loop": lambda model: PlainLoop(model.parameters(), lr=3e-3, betas=(0.9, 0.95)),

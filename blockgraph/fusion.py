@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from blockgraph.graph import Decision, Graph, Node, Ref
-from blockgraph.op import Op
+from blockgraph.op import Op, Site
 
 __all__ = ["Decision", "Fusion", "Step", "Target"]
 
@@ -48,6 +48,10 @@ class Fusion(Op):
     def of(cls, chain: Sequence[Node], graph: Graph) -> "tuple[Fusion, Mapping[str, Ref]]":
         """The op that computes what the chain does, and its inputs by port; raises `OpError` when there is none."""
         raise NotImplementedError(cls.name)
+
+    def recording(self, site: Site, first: Node, row: str, *tensors: str) -> str:
+        """Text of the op which also writes what the chain's first node records of every query to a row, if it can."""
+        return ""
 
     def lacks(self, target: Target) -> str:
         """Why the op cannot run there; empty when it can."""

@@ -31,7 +31,7 @@ class Recording:
         edges = {point.probe.gradient: self._row(point) for point in points if point.probe.gradient}
         reads = {port: self.text.value(ref) for port, ref in node.data().items()}
         watched = {port: f"watch({reads[port]}, {edges[port]})" for port in reads.keys() & edges.keys()}
-        expression = self.text.expression(node, ports=watched)
+        expression = self._recorded(node) or self.text.expression(node, ports=watched)
         result = f"watch({expression}, {edges['out']})" if "out" in edges else expression
         lines = self.text.assigned(node, result, indent)
         return [*lines, *self._records(points, indent), *self._inside(node, indent)]
@@ -40,14 +40,23 @@ class Recording:
         """The lines that record what the graph gives."""
         return self._records([point for point in self.text.points if not point.node], INDENT)
 
+    def _recorded(self, node: Node) -> str:
+        """A fused node that gives what is recorded of every query of its first node, if it can."""
+        every = [point for point in self._at(node.replaces[:1]) if point.probe.every_query]
+        if not every or not self.text.graph.causal:
+            return ""
+        assert isinstance(node.op, Fusion)
+        reads = map(self.text.value, node.data().values())
+        return node.op.recording(self.text.site(node), node.replaces[0], self._row(every[0]), *reads)
+
     def _inside(self, fused: Node, indent: int) -> list[str]:
         """Lines that compute again the values that a fused node does not give, and record them."""
         chain = fused.replaces[:-1]
         points = self._at(chain)
-        if not points:
-            return []
-        every = [point for point in points if point.probe.every_query]
+        every = [point for point in points if point.probe.every_query and not self._recorded(fused)]
         some = [point for point in points if not point.probe.every_query]
+        if not every and not some:
+            return []
         names = ", ".join(node.name for node in chain)
         lines = [f"{' ' * indent}with torch.no_grad():  # {names}, which the kernel above does not give"]
         return [*lines, *self._parts(fused, every, indent + 4), *self._last(fused, some, indent + 4)]

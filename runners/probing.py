@@ -105,7 +105,7 @@ class Probing:
     def _take_each(self, source: str, of: Callable[[nn.Parameter], Tensor | None]) -> None:
         """Take in one tensor for each parameter that is asked for; of a sharded one the shard of this process."""
         rows = {owner: row for (kind, owner), row in self.rows.items() if kind == source}
-        records = [_record(of(self.parameters[owner]), self.totals) for owner in rows]
+        records = [_record(of(self.parameters[owner]), self.world.device) for owner in rows]
         if records:
             self._take(min(rows.values()), torch.stack(records), self._tensor(1.0))
 
@@ -125,9 +125,9 @@ def _key(reading: Reading) -> tuple[str, str]:
     return (reading.owner, reading.point.key) if reading.point else (reading.source, reading.owner)
 
 
-def _record(tensor: Tensor | None, like: Tensor) -> Tensor:
+def _record(tensor: Tensor | None, device: torch.device) -> Tensor:
     """The record of a tensor, of which a process may have no part; NaN where there is none at all."""
-    if tensor is None:
-        return like.new_full((RECORD,), math.nan)
-    shard = local(tensor)
-    return moments(shard).double() if shard.numel() else like.new_zeros(RECORD)
+    shard = None if tensor is None else local(tensor)
+    if shard is None or not shard.numel():
+        return torch.full((RECORD,), math.nan if shard is None else 0.0, device=device)
+    return moments(shard)

@@ -199,6 +199,30 @@ def test_native_blocks_hide_no_number_that_is_none(monkeypatch: pytest.MonkeyPat
     assert out[1].isfinite().all()
 
 
+@every_middle
+@pytest.mark.parametrize("seq", SEQS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_largest_product_is_known_from_the_blocks_with_the_same_output(
+    middle: str, seq: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = native.is_native(*(x.to(dtype) for x in given(seq)[::2]))
+    monkeypatch.setattr(kernel, "has_compiler", lambda: fast)
+    monkeypatch.setattr(kernel, "_COMPILED_FROM", 1)
+    clip = (1.03, -0.03) if "clip" in MIDDLES[middle][2] else None
+    how = {"scale": 0.25, "cap": 5.0 if "cap" in MIDDLES[middle][0] else None, "clip": clip}
+    for sign in (1, -1):  # all products below zero, too
+        q, k, v = (x.to(dtype) for x in given(seq))
+        q, k = (q, k) if sign > 0 else (q.abs(), -k.abs())
+        record, past = torch.zeros(4), torch.ones(seq, seq).tril().bool()
+        out = kernel.blockwise_recorded(record, 0.5, q, k, v, **how)
+        torch.testing.assert_close(out, blockwise(q, k, v, **how), rtol=0, atol=0)
+        largest = (0.5 * q.double() @ k.double().mT).masked_fill(~past, -math.inf).max()
+        torch.testing.assert_close(record.double(), torch.tensor([0.0, 0.0, largest, 1.0]).double(), rtol=1e-6, atol=0)
+    q[0, 0, -1] = math.nan
+    kernel.blockwise_recorded(record, 0.5, q, k, v, **how)
+    assert record[2].isnan()
+
+
 def test_code_that_cannot_be_built_leaves_the_blocks_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
     q, _, v = (x.bfloat16() for x in given(40))
     monkeypatch.setattr(native, "_NATIVE_FROM", 1)

@@ -29,6 +29,8 @@ ALONE = World(Launch(), torch.device("cpu"))
 LINEARS = ("attn.qkv", "attn.proj", "ff.fc1", "ff.fc2")
 VALUES, GRADIENTS = 1e-5, 1e-4  # bounds on the relative errors in fp32
 
+FUSED = ("sdpa", "blockwise")
+
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -224,6 +226,27 @@ def test_values_inside_a_fused_kernel_take_no_part_in_the_gradient():
     text = model.source
     before, after = (text.index(word, text.index("def probed")) for word in ("with torch.no_grad():", "attn_merge ="))
     assert before < text.index("softmax(attn_mask)", before) < after
+
+
+def test_scores_are_made_again_where_the_kernel_does_not_give_their_largest():
+    made = {name: bg.compile("gpt", block="qk_norm", lowering=name, probes=["**"], **SIZES) for name in FUSED}
+    assert [name for name, model in made.items() if "in query_parts(" in model.source] == ["sdpa"]
+    alone = bg.compile("gpt", block="qk_norm", lowering="blockwise", probes=["**.bmm1.max"], **SIZES)
+    assert "last_rows(" not in alone.source
+    assert recorded(alone, tokens()).keys() == {f"layers.{layer}.attn.bmm1.max" for layer in range(LAYERS)}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_blocks_record_what_a_fused_kernel_gives():
+    found = []
+    for compiled in (False, True):
+        model = bg.compile("gpt", block="soft_clip", lowering="blockwise", probes=["**"], **SIZES)
+        for block in model.blocks() if compiled else ():
+            vars(block)["forward"] = torch.compile(block.forward, backend="aot_eager", fullgraph=True)
+        found.append(recorded(model, tokens()))
+    same(*found)
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("name", ["adamw", "stable_adamw", "muon"])

@@ -87,6 +87,10 @@ class Attention(Fusion):
         """Names of the numbers that differ between layers."""
         return [name for name, number in self.numbers().items() if LAYER in number.free]
 
+    def own(self, node: Node) -> list[Number]:
+        """The factors that are a node's of the chain."""
+        return [self.factors[name] for name in _numbers(node)]
+
     def product(self, site: Site, numbers: Iterable[Number]) -> str:
         """Text of a product, in which what is known is one literal."""
         given = list(numbers)

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from blockgraph.fused.attention import LONG, LONG_NATIVE, Attention
 from blockgraph.fusion import Target
+from blockgraph.graph import Node
 from blockgraph.op import Site
 
 
@@ -36,8 +37,15 @@ class Blockwise(Attention):
 
     def lower(self, site: Site, q: str, k: str, v: str) -> str:
         """One call of the kernel."""
+        return f"blockwise({', '.join([q, k, v, *self._words(site)])})"
+
+    def recording(self, site: Site, first: Node, row: str, *tensors: str) -> str:
+        """The largest product is known on the way; but with a window it is not that of all keys."""
+        words = [row, self.product(site, self.own(first)), *tensors, *self._words(site)]
+        return "" if self.window else f"blockwise_recorded({', '.join(words)})"
+
+    def _words(self, site: Site) -> list[str]:
         words = [f"scale={self.product(site, self.factors.values())}"]
         words += [f"cap={self.product(site, self.cap.values())}"] * bool(self.cap)
         words += [f"clip=({', '.join(site.number(number) for number in self.clip.values())})"] * bool(self.clip)
-        words += [f"window={site.size(self.window)}"] if self.window else []
-        return f"blockwise({q}, {k}, {v}, {', '.join(words)})"
+        return words + ([f"window={site.size(self.window)}"] if self.window else [])

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blockgraph.kernels.native import BlockRule, has_compiler, is_native, native_backward, native_forward
+from blockgraph.kernels.cpp import has_compiler
+from blockgraph.kernels.native import NATIVE_BLOCK, BlockRule, is_native, native_backward, native_forward
+from blockgraph.kernels.probes import largest_record
 
 _BLOCK = 256  # rows of a block at most
 _GRAIN = 32  # rows of a block are a multiple of this, which matrix products like
@@ -37,11 +39,36 @@ def blockwise(
 
     Scores and softmax are in fp32, and products of bf16 are not rounded before them. Gives [batch, heads, seq, K].
     """
+    return _attended(q_BHTK, k_BHSK, v_BHSK, scale, cap, clip, window)[0]
+
+
+def blockwise_recorded(
+    record: Tensor,
+    unit: float | Tensor,
+    q_BHTK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor,
+    *,
+    scale: float | Tensor = 1.0,
+    cap: float | Tensor | None = None,
+    clip: tuple[float | Tensor, float | Tensor] | None = None,
+) -> Tensor:
+    """The same, which writes the record of the largest product of a query with a key that it sees, times a unit."""
+    out_BHTK, _, _, largest_BHN = _attended(q_BHTK, k_BHSK, v_BHSK, scale, cap, clip, None)
+    record.copy_(largest_record(largest_BHN.detach().amax() * unit))
+    return out_BHTK
+
+
+def _attended(
+    q: Tensor, k: Tensor, v: Tensor, scale: float | Tensor, cap: float | Tensor | None,
+    clip: tuple[float | Tensor, float | Tensor] | None, window: int | None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """What `_attend` gives, with gradients."""
     given = (scale, cap, *(clip or (None, None)))
     # A tensor, so that the blocks are compiled once for all layers and all specs.
-    numbers = torch.stack([_number(1.0 if value is None else value, q_BHTK) for value in given])
-    out_BHTK: Tensor = _ATTEND(q_BHTK, k_BHSK, v_BHSK, numbers, cap is not None, clip is not None, window)[0]
-    return out_BHTK
+    numbers = torch.stack([_number(1.0 if value is None else value, q) for value in given])
+    found: tuple[Tensor, ...] = _ATTEND(q, k, v, numbers, cap is not None, clip is not None, window)
+    return found
 
 
 def _number(value: float | Tensor, like: Tensor) -> Tensor:
@@ -96,8 +123,11 @@ class _Blocks:
 
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, numbers: Tensor, capped: bool, clipped: bool, window: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The output, the log of each row's normaliser, and for a clip the output of the weights that it leaves alone."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output, the log of each row's normaliser, the largest product of each block of rows with keys that they see.
+
+    Before the last one, for a clip, stands the output of the weights that it leaves alone.
+    """
     results = _results(q, v, clipped)
     if is_native(q, v):
         native_forward(q, k, v, results, BlockRule(numbers.tolist(), capped, clipped, window))
@@ -113,7 +143,7 @@ def _attend(
 
 def _attend_fake(
     q: Tensor, k: Tensor, v: Tensor, numbers: Tensor, capped: bool, clipped: bool, window: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What `_attend` gives, without values."""
     return _results(q, v, clipped)
 
@@ -144,11 +174,13 @@ def _gradients_fake(
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _results(q: Tensor, v: Tensor, clipped: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _results(q: Tensor, v: Tensor, clipped: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Room for the results; features of all heads lie side by side, so that merging the heads copies nothing."""
     batch, heads, seq, features = *q.shape[:3], v.shape[-1]
     out_BHTK, inner_BHTK = (v.new_empty(batch, n, heads, features).transpose(1, 2) for n in (seq, clipped * seq))
-    return out_BHTK, q.new_empty(batch, heads, seq, 1, dtype=torch.float32), inner_BHTK
+    lse_BHT1 = q.new_empty(batch, heads, seq, 1, dtype=torch.float32)
+    largest_BHN = q.new_full((batch, heads, -(-seq // NATIVE_BLOCK)), -math.inf, dtype=torch.float32)
+    return out_BHTK, lse_BHT1, inner_BHTK, largest_BHN
 
 
 def _registered() -> Any:
@@ -164,7 +196,7 @@ def _registered() -> Any:
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         q, k, v, numbers, *ctx.kind = inputs
-        out, lse, inner = output
+        out, lse, inner, _ = output
         ctx.save_for_backward(q, k, v, lse, inner if inputs[5] else out, numbers)
 
     def gradient(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -195,9 +227,10 @@ def _group_forward(
     scale: Tensor, cap: Tensor | None, clip: Tensor | None,
 ) -> None:  # fmt: skip
     """Fill in what `_attend` gives for heads taken together."""
-    out, lse, inner = places
-    for rows in blocks.rows:
-        values = _row(given, blocks, rows, scale, cap, clip)
+    out, lse, inner, largest = places
+    for number, rows in enumerate(blocks.rows):
+        peaks_GR1, *values = _row(given, blocks, rows, scale, cap, clip)
+        largest[:, number] = peaks_GR1[:, : blocks.seq - rows.start].amax((1, 2))
         for result, value in zip((lse, out, inner), values, strict=False):
             place = result[:, rows]
             place.copy_(value[:, : place.shape[1]])
@@ -223,23 +256,24 @@ def _means(grad: Tensor, inner: Tensor) -> Tensor:
 def _row(
     given: list[Tensor], blocks: _Blocks, rows: slice, scale: Tensor, cap: Tensor | None, clip: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """What `_attend` gives for one block of rows."""
+    """The largest product of each row, and what `_attend` gives for one block of rows."""
     q, k, v = given
     q_GRK = q[:, rows]
     most_GR1 = q.new_full((*q_GRK.shape[:2], 1), -math.inf, dtype=torch.float32)
-    norm_GR1 = torch.zeros_like(most_GR1)
+    peak_GR1, norm_GR1 = most_GR1.clone(), torch.zeros_like(most_GR1)
     out_GRK = torch.zeros(*q_GRK.shape[:2], v.shape[-1], device=q.device)
     for columns, bias in blocks.seen(rows):
         values = None if clip is not None else v[:, columns]
-        _compiled(_add, blocks)(q_GRK, k[:, columns], values, bias, scale, cap, most_GR1, norm_GR1, out_GRK)
+        sums = (most_GR1, norm_GR1, out_GRK, peak_GR1)
+        _compiled(_add, blocks)(q_GRK, k[:, columns], values, bias, scale, cap, *sums)
     logs_GR1 = most_GR1 + norm_GR1.log()
     if clip is None:
-        return logs_GR1, out_GRK / norm_GR1
+        return peak_GR1, logs_GR1, out_GRK / norm_GR1
     inner_GRK = torch.zeros_like(out_GRK)
     for columns, bias in blocks.seen(rows):
         clipped = _compiled(_add_clipped, blocks)
         clipped(q_GRK, k[:, columns], v[:, columns], bias, scale, cap, clip, logs_GR1, out_GRK, inner_GRK)
-    return logs_GR1, out_GRK, inner_GRK
+    return peak_GR1, logs_GR1, out_GRK, inner_GRK
 
 
 def _row_backward(
@@ -259,13 +293,18 @@ def _row_backward(
 
 def _add(
     q: Tensor, k: Tensor, v: Tensor | None, bias: Tensor | None, scale: Tensor, cap: Tensor | None,
-    most: Tensor, norm: Tensor, out: Tensor,
+    most: Tensor, norm: Tensor, out: Tensor, peak: Tensor,
 ) -> None:  # fmt: skip
-    """Add one block to the running softmax: the largest score so far, the sum of exponentials, the sum of values."""
+    """Add one block to the running softmax: the largest score so far, the sum of exponentials, the sum of values.
+
+    `peak` is the largest product so far.
+    """
     products = torch.bmm(q.float(), k.float().mT)
     visible = products if bias is None else products + bias
     # A cap rises with its scores, so the largest comes from the largest product.
-    larger = torch.maximum(most, _scores(visible.amax(-1, keepdim=True), scale, cap)[0])
+    product = visible.amax(-1, keepdim=True)
+    peak.copy_(torch.maximum(peak, product))
+    larger = torch.maximum(most, _scores(product, scale, cap)[0])
     weights, _ = _weights(products, bias, scale, cap, larger)
     shrunk = torch.exp(most - larger)
     norm.mul_(shrunk).add_(weights.sum(-1, keepdim=True))

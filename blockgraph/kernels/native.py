@@ -4,9 +4,6 @@ Names in it: C rows and columns of a block, S tokens up to whole blocks, K featu
 """
 
 import ctypes
-import os
-import shutil
-import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -14,12 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from blockgraph.kernels.cpp import cpp_library, has_compiler
+
 _NATIVE_FROM = 128  # tokens; building the code takes seconds once, which shorter sequences hardly earn back
-_NATIVE_BLOCK = 64  # rows and columns of a block; in larger ones more is hidden
+NATIVE_BLOCK = 64  # rows and columns of a block; in larger ones more is hidden
 
 # torch rounds the result of a bf16 product to bf16 on the CPU; what it is built on gives fp32, which scores need.
 _BLOCK_CODE = """
 #pragma GCC optimize("tree-loop-vectorize")  // torch builds its own vectors and turns this off
+#define CPU_CAPABILITY_AVX512
 #include <ATen/Parallel.h>
 #include <ATen/cpu/vec/vec.h>
 #include <ATen/native/CPUBlas.h>
@@ -46,7 +46,7 @@ struct Call {
   int64_t batch, heads, tokens, block, features, values, window;
   float scale, cap, zeta, gamma;
   View q, k, v, out, inner, grad, dq, dk, dv;
-  float* lse;
+  float *lse, *largest;
   int64_t blocks() const { return (tokens + block - 1) / block; }
   int64_t padded() const { return blocks() * block; }
   int64_t first_seen(int64_t row) const { return window ? row - window + 1 : 0; }
@@ -62,6 +62,7 @@ inline const uint16_t* raw(const Number* x) { return reinterpret_cast<const uint
 // Sixteen numbers; operators work on each.
 using Lanes = __m512;
 constexpr int64_t LANES = 16;
+constexpr float LEAST = -1e30f;
 
 inline Lanes every(float x) { return _mm512_set1_ps(x); }
 inline Lanes load(const float* from) { return _mm512_loadu_ps(from); }
@@ -166,6 +167,7 @@ template <bool capped, bool clipped> struct Forward {
   const int64_t C, K, V, S;
   std::vector<Number> k_pairs, v_pairs, q, w, u;
   std::vector<float> s, sums, kept, most, norm, tops, shrunk;
+  float product;  // the largest of a block of rows
 
   explicit Forward(const Call& call)
       : c(call), C(c.block), K(c.features), V(c.values), S(c.padded()), k_pairs(S * K), v_pairs(S * V), q(C * K),
@@ -193,10 +195,11 @@ template <bool capped, bool clipped> struct Forward {
   bool absorb(int64_t start, int64_t column) {
     for (int64_t i = 0; i < C; ++i) {
       const auto [low, high] = within(c.first_seen(start + i), start + i, column, C);
-      Lanes top = every(-1e30f);  // of the products, with which scores rise
+      Lanes top = every(LEAST);  // of the products, with which scores rise
       for (int64_t j = low / LANES * LANES; j < high; j += LANES)
         top = _mm512_mask_max_ps(top, between(low, high, j), top, load(&s[i * C + j]));
       tops[i] = _mm512_reduce_max_ps(top);
+      if (start + i < c.tokens) product = std::max(product, tops[i]);
     }
     for (int64_t i = 0; i < C; i += LANES) {
       const Lanes before = load(&most[i]), now = _mm512_max_ps(before, score<capped>(load(&tops[i]), c));
@@ -242,7 +245,8 @@ template <bool capped, bool clipped> struct Forward {
 
   void block(int64_t batch, int64_t head, int64_t start) {
     rows(c.q.of(batch, head), c, start, K, q.data());
-    std::fill(most.begin(), most.end(), -1e30f), std::fill(norm.begin(), norm.end(), 0.0f);
+    std::fill(most.begin(), most.end(), LEAST), std::fill(norm.begin(), norm.end(), 0.0f);
+    product = LEAST;
     std::fill(sums.begin(), sums.end(), 0.0f), std::fill(kept.begin(), kept.end(), 0.0f);
     each(start, [&](int64_t row, int64_t column) { return absorb(row, column); });
     for (int64_t i = 0; i < C; ++i) {
@@ -256,7 +260,9 @@ template <bool capped, bool clipped> struct Forward {
       store(&sums[i * V], out.at(start + i), V);
       if (clipped) store(&kept[i * V], inner.at(start + i), V);
       c.lse[(batch * c.heads + head) * c.tokens + start + i] = most[i];
+      if (std::isnan(most[i])) product = most[i];  // what is no number wins
     }
+    c.largest[(batch * c.heads + head) * c.blocks() + start / C] = product;
   }
 };
 
@@ -407,6 +413,7 @@ class _BlockCall(ctypes.Structure):
         *((name, ctypes.c_float) for name in _BLOCK_NUMBERS),
         *((name, _View) for name in _BLOCK_TENSORS),
         ("lse", ctypes.c_void_p),
+        ("largest", ctypes.c_void_p),
     )
 
 
@@ -420,9 +427,9 @@ class BlockRule(NamedTuple):
 
 
 def native_forward(q: Tensor, k: Tensor, v: Tensor, results: Sequence[Tensor], rule: BlockRule) -> None:
-    """Fill in output, logs of normalisers and inner output; the features of each lie side by side."""
-    out, lse, inner = results
-    _call_blocks("forward", {"q": q, "k": k, "v": v, "out": out, "inner": inner}, lse, rule)
+    """Fill in output, logs of normalisers, inner output and the largest product of each block of rows."""
+    out, lse, inner, largest = results
+    _call_blocks("forward", {"q": q, "k": k, "v": v, "out": out, "inner": inner}, (lse, largest), rule)
 
 
 def native_backward(given: Sequence[Tensor], results: Sequence[Tensor], rule: BlockRule) -> None:
@@ -430,7 +437,7 @@ def native_backward(given: Sequence[Tensor], results: Sequence[Tensor], rule: Bl
     grad, q, k, v, lse, inner = given
     dq, dk, dv = results
     tensors = {"q": q, "k": k, "v": v, "inner": inner, "grad": grad, "dq": dq, "dk": dk, "dv": dv}
-    _call_blocks("backward", tensors, lse, rule)
+    _call_blocks("backward", tensors, (lse,), rule)
 
 
 def is_native(q: Tensor, v: Tensor) -> bool:
@@ -444,32 +451,22 @@ def can_be_native() -> bool:
     return has_compiler() and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def has_compiler() -> bool:
-    """Whether torch finds the C++ compiler that it would call."""
-    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
-
-
 @cache
 def _block_library() -> Any:
     """The code, built, where it can be; otherwise None."""
-    if not can_be_native():
+    library = cpp_library(_BLOCK_CODE) if can_be_native() else None
+    if library is None:
         return None
-    from torch._inductor.codecache import CppCodeCache
-
-    try:
-        library: Any = CppCodeCache.load(_BLOCK_CODE)
-        library.forward.restype = library.backward.restype = library.works.restype = ctypes.c_bool
-        return library if library.works() else None
-    except Exception:  # private to torch, so anything may change in it; without it the blocks are Python's
-        return None
+    library.forward.restype = library.backward.restype = library.works.restype = ctypes.c_bool
+    return library if library.works() else None
 
 
-def _call_blocks(name: str, tensors: dict[str, Tensor], lse: Tensor, rule: BlockRule) -> None:
+def _call_blocks(name: str, tensors: dict[str, Tensor], plain: Sequence[Tensor], rule: BlockRule) -> None:
     held = {key: x if x.stride(-1) == 1 else x.contiguous() for key, x in tensors.items()}
     views = (_view(held[key]) if key in held else _View() for key in _BLOCK_TENSORS)
     (batch, heads, tokens, features), values = tensors["q"].shape, tensors["v"].shape[-1]
-    sizes = batch, heads, tokens, _NATIVE_BLOCK, features, values, rule.window or 0
-    call = _BlockCall(*sizes, *rule.numbers, *views, lse.data_ptr())
+    sizes = batch, heads, tokens, NATIVE_BLOCK, features, values, rule.window or 0
+    call = _BlockCall(*sizes, *rule.numbers, *views, *(x.data_ptr() for x in plain))
     done = getattr(_block_library(), name)(ctypes.byref(call), ctypes.c_bool(rule.capped), ctypes.c_bool(rule.clipped))
     assert done, "it was tried when it was built"
 

@@ -1,9 +1,12 @@
 """What a probed step records. Axes: T queries, S keys; a record is [sum, l2 norm, largest absolute value, count]."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from blockgraph.kernels.records import is_recorded, native_above, native_entropy, native_largest, native_moments
 
 QUERIES = 32  # the last ones of a sequence, of which rows of attention are recorded
 PART = 256  # queries whose scores are made again at a time
@@ -37,18 +40,25 @@ def watch(x: Tensor, row: Tensor) -> Tensor:
 
 def moments(x: Tensor) -> Tensor:
     """The record of all entries, in fp32."""
-    low, high = torch.aminmax(x.detach())
-    largest, x = torch.maximum(-low.float(), high.float()), x.detach().float()
-    count = torch.full_like(largest, x.numel())
-    return torch.stack((x.sum(), torch.linalg.vector_norm(x), largest, count))
+    if is_recorded(x):
+        return native_moments(x)
+    x = x.detach().float()
+    norm, largest = torch.linalg.vector_norm(x), torch.linalg.vector_norm(x, math.inf)
+    return torch.stack((x.sum(), norm, largest, torch.full_like(norm, x.numel())))
 
 
 def largest_pair(scores_TS: Tensor, causal: bool) -> Tensor:
     """A record whose maximum is the largest score, with its sign; keys after the query do not count if `causal`."""
+    if is_recorded(scores_TS):
+        return native_largest(scores_TS, causal)
     largest_TS = scores_TS.detach().reshape(-1, *scores_TS.shape[-2:]).amax(0).float()
     if causal:
-        largest_TS = largest_TS.masked_fill(later(largest_TS), float("-inf"))
-    largest = largest_TS.amax()
+        largest_TS = largest_TS.masked_fill(later(largest_TS), -math.inf)
+    return largest_record(largest_TS.amax())
+
+
+def largest_record(largest: Tensor) -> Tensor:
+    """A record of which there is a maximum alone."""
     zero = torch.zeros_like(largest)
     return torch.stack((zero, zero, largest, zero + 1))
 
@@ -66,13 +76,19 @@ def last_rows(x_TS: Tensor) -> Tensor:
 
 def row_entropy(weights: Tensor) -> Tensor:
     """The record of the rows' entropies, in nats."""
-    p = weights.detach().float()
+    weights = weights.detach().contiguous()
+    if is_recorded(weights):
+        return native_entropy(weights, LEAST_WEIGHT)
+    p = weights.float()
     return moments(-torch.linalg.vecdot(p, p.clamp_min(LEAST_WEIGHT).log()))
 
 
 def one_hot(weights: Tensor) -> Tensor:
     """A record whose mean is the share of rows of which one entry has almost all."""
-    return moments((weights.detach().amax(-1) > ONE_HOT).float())
+    weights = weights.detach().contiguous()
+    if is_recorded(weights):
+        return native_above(weights, ONE_HOT)
+    return moments((weights.amax(-1) > ONE_HOT).float())
 
 
 def saturation(capped: Tensor, cap: float | Tensor, causal: bool = False) -> Tensor:

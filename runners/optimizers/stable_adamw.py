@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from blockgraph.kernels.base import local
+from runners.optimizers.ratios import Ratio, is_native, means, native_means
 
-PIECE = 2**17  # numbers a thread works on at once; the three arrays of that length stay in its cache
 SMALLEST = torch.finfo(torch.float32).tiny  # of eps^2; below it a gradient of 0 would be divided by 0
 Sharding = tuple[Any, tuple[Any, ...]]
 
@@ -38,7 +38,7 @@ class StableAdamW(torch.optim.AdamW):
     it stays coupled to what the step really took. False leaves the decay at lr * wd, whatever was clipped: an
     independent decay is one that no learning rate reaches but the schedule's share.
 
-    `compiled` sends the means through torch.compile. `betas` and `eps` are those of all groups.
+    `compiled` sends means that C++ does not serve through torch.compile. `betas` and `eps` are those of all groups.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class StableAdamW(torch.optim.AdamW):
     ):
         super().__init__(params, lr, betas, eps, weight_decay, fused=True)
         self.betas, self.eps, self.clips_decay = betas, eps, clips_decay
-        self._means = torch.compile(_means, dynamic=False) if compiled else _means
+        self._means = torch.compile(means, dynamic=False) if compiled else means
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -82,11 +82,10 @@ class StableAdamW(torch.optim.AdamW):
         correction = 1 - beta2 ** torch.stack([shard.step for shard in shards]).double()
         # Both sides of the maximum are taken times the correction, so that the moment stays as it is stored.
         floors = (correction * max(self.eps**2, SMALLEST)).unbind()
-        tensors = [
-            (shard.grad, shard.exp_avg_sq, floor, shard.numel) for shard, floor in zip(shards, floors, strict=True)
-        ]
-        means = _added(self._means(tensors, beta2).double(), sharding)
-        shares = (means * correction).sqrt().clamp(min=1).reciprocal()
+        pairs = zip(shards, floors, strict=True)
+        ratios = [Ratio(shard.grad, shard.exp_avg_sq, floor, shard.numel) for shard, floor in pairs]
+        found = (native_means if is_native(ratios) else self._means)(ratios, beta2)
+        shares = (_added(found.double(), sharding) * correction).sqrt().clamp(min=1).reciprocal()
         return shares.tolist() if shares.is_cpu else shares.float().unbind()
 
     def _move(self, shard: _Shard, share: Any) -> None:
@@ -122,22 +121,6 @@ def _unclipped(param: Tensor, lr: float, decay: float, share: Any) -> float:
 def _sharding(param: Tensor) -> Sharding:
     """The parameter's mesh and its placements there; none of a plain one."""
     return getattr(param, "device_mesh", None), getattr(param, "placements", ())
-
-
-def _means(tensors: Sequence[tuple[Tensor, Tensor, Tensor, int]], beta2: float) -> Tensor:
-    """For each tensor what this process has of the mean of g^2 / max(v, floor), v the second moment with g in it."""
-    return torch.stack([_sum(grad, moment, floor, beta2) / numel for grad, moment, floor, numel in tensors])
-
-
-def _sum(grad: Tensor, moment: Tensor, floor: Tensor, beta2: float) -> Tensor:
-    # Operations on whole tensors would send every intermediate through memory; compiled code has none.
-    pieces = grad.is_cpu and not torch.compiler.is_compiling()
-    size = PIECE * torch.get_num_threads() if pieces else max(1, grad.numel())
-    total = torch.zeros((), dtype=grad.dtype, device=grad.device)
-    for g, old in zip(torch.split(grad.flatten(), size), torch.split(moment.flatten(), size), strict=True):
-        squared = g * g
-        total += squared.div(torch.lerp(old, squared, 1 - beta2).clamp_min_(floor)).sum()
-    return total
 
 
 def _added(parts: Tensor, sharding: Sharding) -> Tensor:
