@@ -38,6 +38,7 @@ gallery: $(READY)
 	$(BIN)/python tools/gallery.py
 
 bench: $(READY)
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/all.py
 
 $(READY): pyproject.toml constraints.txt tools/venv.sh

@@ -18,7 +18,7 @@ RUNS = (
     "step.py --seq 256 --rounds 5",
     "step.py --seq 1024 --rounds 5",
     "optimizers.py --rounds 10",
-    "probes.py --rounds 7",
+    "probes.py --rounds 7 --lowering blockwise",
     "startup.py --rounds 3",
     "attention.py --seq 2048 --cores plain cap clip --rounds 3",
     "blocks.py --rounds 5",
