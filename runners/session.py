@@ -1,6 +1,7 @@
 """A checked run and its directory to a trained model."""
 
 import difflib
+import gc
 import math
 import os
 import sys
@@ -90,6 +91,8 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
             progress.say(f"goes on after step {saved.step}")
         if pulse:
             pulse.done = lambda: loop.done
+        gc.freeze()  # what is there by now stays
+        gc.enable()
         return _run(loop, directory, stop)
 
 

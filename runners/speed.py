@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
-PEAK_SECONDS = 0.3
+PEAK_SECONDS = 0.1
 
 # Of mallopt(3): freed memory stays with the process up to the first, and single pieces up to the second.
 TRIM_THRESHOLD, KEPT_BYTES = -1, 2**31 - 1
