@@ -162,7 +162,12 @@ def page(exhibit: Exhibit) -> str:
     graph, source = exhibit.graph, exhibit.path.relative_to(ROOT).as_posix()
     lines = [f"# {graph.title or exhibit.name}", "", f"Spec: [{source}](../../{source}). Paper: {linked(graph.paper)}."]
     lines += ["", f"![Figure of {exhibit.name}](figures/{exhibit.name}.svg)", *_differences(exhibit)]
-    lines += ["", "## Parameters and FLOPs", "", f"| size | parameters | a token, forward at {SEQ} tokens | published |"]
+    lines += [
+        "",
+        "## Parameters and FLOPs",
+        "",
+        f"| size | parameters | a token, forward at {SEQ} tokens | published |",
+    ]
     lines += ["|---|---:|---:|---|"]
     for size, sized in exhibit.sizes.items():
         costs = cost(sized)

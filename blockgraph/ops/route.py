@@ -8,6 +8,7 @@ from blockgraph.dims import Size, number_of
 from blockgraph.errors import OpError
 from blockgraph.fields import Multiplier, Positive, SizeField, constant
 from blockgraph.op import Op, Site, State, Style
+from blockgraph.probe import Probe, Quantity
 from blockgraph.types import Type
 
 ONE = Size.constant(1)
@@ -79,6 +80,22 @@ route: {op: route, top: 2}"""
         if bias:
             words += [f"bias_E={bias}", f"load_E={load} if self.training else None"]
         return f"route({', '.join([logits, site.size(self.top), *words])})"
+
+    def probes(self, logits: Type) -> tuple[Probe, ...]:
+        """How the tokens are shared out: the extremes, and by name the share of each expert."""
+        experts = logits.last.known or 0
+        about = "share of a pass's tokens that an expert has"
+        spread = (
+            Quantity("max", "max", ("experts",), f"largest {about}", "share"),
+            Quantity("std", "std", ("experts",), f"standard deviation of the {about}", "share"),
+        )
+        every = Probe("load", spread, f"moments(shares({{out}}, {experts}))")
+        return every, *(self._share(number) for number in range(experts))
+
+    def _share(self, number: int) -> Probe:
+        meaning = f"share of the tokens that go to expert {number}"
+        quantity = Quantity(str(number), "mean", (), meaning, "share")
+        return Probe("load", (quantity,), f"moments(({{out}} == {number}).any(-1).float())")
 
     def on_step(self, site: Site, bias: str = "", load: str = "") -> str:
         """The biases of experts with much to do go down, the others' up."""

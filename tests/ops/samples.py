@@ -121,6 +121,10 @@ VARIANTS = {
         "up: {op: expert_linear, in: [x, route.chosen], experts: 99, out: d_ff}\n"
         "sum: {op: weighted_sum, in: [up, route.weights]}"
     ),
+    "balance_loss, of sequences": (
+        f"{ROUTER}\nroute: {{op: route, top: 2, scores: sigmoid}}\n"
+        "balance: {op: balance_loss, in: [router, route.chosen], factor: 1 + layer, scores: sigmoid, within: sequence}"
+    ),
     "parameter, unit rows": (
         "w: {op: parameter, shape: [d_ff, d_model], after_step: unit_rows}\n"
         "fc: {op: linear, in: x, out: d_ff, weight: w}"
