@@ -185,15 +185,12 @@ def test_sequences_and_means_of_tokens_do_not_depend_on_how_a_batch_is_split(tin
 
 
 def test_shares_of_the_experts_are_recorded() -> None:
-    model = bg.compile("mixtral", size="tiny", probes=["**.load.*"])
+    model = bg.compile("mixtral", size="tiny", probes=["**.load.*"])  # four experts, of which a token has two
     probing = Probing(model, World(Launch(), torch.device("cpu")))
     probing.start()
     model(tokens())
     probing.fold()
     found = probing.finish()
     for layer in range(2):
-        shares = [found[f"layers.{layer}.ff.route.load.{expert}"] for expert in range(4)]
-        assert sum(shares) == pytest.approx(2)
-        assert found[f"layers.{layer}.ff.route.load.max"] == pytest.approx(max(shares))
-        spread = torch.tensor(shares).std(unbiased=False).item()
-        assert found[f"layers.{layer}.ff.route.load.std"] == pytest.approx(spread, abs=1e-6)
+        assert sum(found[f"layers.{layer}.ff.route.load.{expert}"] for expert in range(4)) == pytest.approx(2)
+    assert len(found) == 8

@@ -171,7 +171,7 @@ def page(exhibit: Exhibit) -> str:
     lines += ["|---|---:|---:|---|"]
     for size, sized in exhibit.sizes.items():
         costs = cost(sized)
-        flops, published = short(costs.flops(1, SEQ) // SEQ, "FLOP"), exhibit.totals.get(size, "no total")
+        flops, published = short(costs.flops(1, SEQ) // SEQ, "FLOP"), exhibit.totals.get(size, "")
         lines.append(f"| {size} | {costs.parameters:,} | {flops} | {published} |")
     return "\n".join([*lines, *_proven(exhibit), "", "[All specs](README.md)", ""])
 

@@ -114,10 +114,3 @@ def later(x_TS: Tensor) -> Tensor:
     """Where the key comes after the query; the queries are the last ones."""
     queries, keys = x_TS.shape[-2:]
     return torch.ones(queries, keys, dtype=torch.bool, device=x_TS.device).triu(1 + keys - queries)
-
-
-def shares(chosen_C: Tensor, experts: int) -> Tensor:
-    """The share of all rows that each expert has; a row goes to several."""
-    rows = chosen_C.flatten()
-    count = torch.zeros(experts, device=rows.device).scatter_add_(0, rows, torch.ones_like(rows, dtype=torch.float32))
-    return count * (chosen_C.shape[-1] / rows.numel())

@@ -82,20 +82,8 @@ route: {op: route, top: 2}"""
         return f"route({', '.join([logits, site.size(self.top), *words])})"
 
     def probes(self, logits: Type) -> tuple[Probe, ...]:
-        """How the tokens are shared out: the extremes, and by name the share of each expert."""
-        experts = logits.last.known or 0
-        about = "share of a pass's tokens that an expert has"
-        spread = (
-            Quantity("max", "max", ("experts",), f"largest {about}", "share"),
-            Quantity("std", "std", ("experts",), f"standard deviation of the {about}", "share"),
-        )
-        every = Probe("load", spread, f"moments(shares({{out}}, {experts}))")
-        return every, *(self._share(number) for number in range(experts))
-
-    def _share(self, number: int) -> Probe:
-        meaning = f"share of the tokens that go to expert {number}"
-        quantity = Quantity(str(number), "mean", (), meaning, "share")
-        return Probe("load", (quantity,), f"moments(({{out}} == {number}).any(-1).float())")
+        """The share of the tokens that goes to each expert; all together as many as are chosen."""
+        return tuple(map(_share, range(logits.last.known or 0)))
 
     def on_step(self, site: Site, bias: str = "", load: str = "") -> str:
         """The biases of experts with much to do go down, the others' up."""
@@ -104,3 +92,8 @@ route: {op: route, top: 2}"""
     def label(self) -> str:
         """How many are chosen."""
         return f"top {self.top.known}"
+
+
+def _share(expert: int) -> Probe:
+    quantity = Quantity(str(expert), "mean", ("experts",), f"share of the tokens that go to expert {expert}", "share")
+    return Probe("load", (quantity,), f"moments(({{out}} == {expert}).any(-1).float())")
