@@ -105,6 +105,7 @@ VARIANTS = {
     "concat, three": "all: {op: concat, in: [x, x, x]}",
     "rope, slowed by pairs": "rope: {op: rope, in: q, factor: 4, length: 16, ramp: pairs}",
     "rope, slowed by whole pairs": "rope: {op: rope, in: q, factor: 4, length: 16, ramp: whole_pairs}",
+    "dynamic_tanh, no bias": "ln: {op: dynamic_tanh, in: x, alpha: 0.2, bias: false}",
     "route, over all": f"{ROUTER}\nroute: {{op: route, top: 3, over: all, scale: 2.5}}",
     "route, groups": f"{ROUTER}\nroute: {{op: route, top: 2, groups: 3, top_groups: 1}}",
     "route, sigmoid, groups and balance": (

@@ -76,6 +76,7 @@ ROUNDED = {
     ("gptj", "6b"): (6.05, 0.005, "README of mesh-transformer-jax"),  # 6,053,381,344, see below
     ("deepseek_v3", "671b"): (671.0, 0.5, "README of DeepSeek-V3, without the second head"),
     ("gpt", "paper"): (0.83, 0.005, "arXiv 2410.16682, section 2"),
+    ("hybrid_norm", "1.2b"): (1.2, 0.05, "README of HybridNorm, whose configuration has these sizes"),
     ("nemotron", "15b"): (15.6, 0.1, "arXiv 2402.16819, section 2"),  # 3.1 and 12.5, each to one place
     ("nemotron", "340b"): (341.0, 0.1, "arXiv 2406.11704, Table 1"),  # 9.4 and 331.6
 }
@@ -86,15 +87,14 @@ UNSOURCED = {
     ("granite", "2b"): "no total of 3.0 was found; its GGUF files have these sizes",
     ("t5", "11b"): "no total of the first hand was found",
     ("post_ln", "gpt"): "the paper gives none",
-    ("deep_norm", "100_layers"): "its paper was not searched for one",
-    ("deep_norm", "1000_layers"): "its paper was not searched for one",
-    ("dyt", "7b"): "its paper was not searched for one",
-    ("gated_attention", "1.7b"): "its paper was not searched for one",
-    ("hybrid_norm", "1b"): "its paper was not searched for one",
-    ("ln_scaling", "1b"): "its paper was not searched for one",
-    ("mix_ln", "1b"): "its paper was not searched for one",
-    ("peri_ln", "400m"): "its paper was not searched for one",
-    ("sigmoid_attention", "1b"): "its paper was not searched for one",
-    ("sub_ln", "350m"): "its paper was not searched for one",
-    ("unet", "small"): "its paper was not searched for one",
+    ("deep_norm", "100_layers"): "the paper's models of this depth translate, with an encoder besides",
+    ("deep_norm", "1000_layers"): "the paper's models of this depth translate, with an encoder besides",
+    ("dyt", "7b"): "the paper says 7B; as Llama 2's 6,738,415,616 with an alpha for each norm and one scale",
+    ("gated_attention", "1.7b"): "the paper's 1.7B groups queries, which the spec does not",
+    ("ln_scaling", "1b"): "the paper says 1B; the sizes are those of `llama_1b.json` of its code",
+    ("mix_ln", "1b"): "the paper says 1B; the sizes are those of `llama_1b.json` of its code",
+    ("peri_ln", "400m"): "the paper says 400M, and its tables were not found",
+    ("sigmoid_attention", "1b"): "the paper says 1B, and its tables were not found",
+    ("sub_ln", "350m"): "the paper's tables were not found",
+    ("unet", "small"): "124M is said of the line of records, from before the head was untied",
 }
