@@ -9,6 +9,7 @@ from torch._dynamo.utils import counters
 from train_case import series, train, trained_in, write_case
 
 import blockgraph as bg
+from blockgraph.cli import main
 from blockgraph.errors import SpecError
 from blockgraph.kernels.losses import balance_loss, z_loss
 from blockgraph.losses import has_losses, with_losses
@@ -74,6 +75,13 @@ def test_losses_of_all_layers_are_put_out_last_and_change_no_logit() -> None:
     values = probing.finish()
     assert set(values) == {"z.value", *(f"layers.{n}.ff.{node}.value" for n in range(3) for node in ("balance", "z"))}
     assert found.item() == pytest.approx(sum(values.values()))
+
+
+def test_a_module_is_written_with_its_losses_where_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", str(SPEC)]) == 0
+    assert "balance_loss" not in capsys.readouterr().out
+    assert main(["compile", str(SPEC), "--losses"]) == 0
+    assert "return head, losses" in capsys.readouterr().out
 
 
 def test_a_spec_without_losses_stays_as_it_is() -> None:

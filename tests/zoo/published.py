@@ -1,6 +1,7 @@
 """Totals of parameters as they are published, each with its source, and the sizes for which none was found."""
 
 HUB = "safetensors.total of the Hugging Face hub"
+COPIED = f"{HUB}, as public files repeat it"
 KERAS = "`params` of KerasHub's presets"
 CARD = "its model card"
 GGUF = "general.parameter_count of its GGUF files"
@@ -20,14 +21,14 @@ PUBLISHED = {
     ("qwen3_tied", "1.7b"): (1_720_574_976, KERAS),
     ("qwen3_tied", "4b"): (4_022_468_096, KERAS),
     ("qwen3_moe", "30b_a3b"): (30_532_122_624, KERAS),
-    ("qwen3_moe", "235b_a22b"): (235_093_634_560, KERAS),  # and safetensors.total of the hub
+    ("qwen3_moe", "235b_a22b"): (235_093_634_560, KERAS),  # and the hub, as public files repeat it
     ("mixtral", "8x7b"): (46_702_792_704, KERAS),
-    ("mixtral", "8x22b"): (140_620_634_112, HUB),
-    ("olmoe", "7b_a1b"): (6_919_161_856, HUB),
+    ("mixtral", "8x22b"): (140_620_634_112, COPIED),
+    ("olmoe", "7b_a1b"): (6_919_161_856, COPIED),
     ("gpt_oss", "20b"): (20_914_757_184, KERAS),
     ("gpt_oss", "120b"): (116_829_156_672, KERAS),
-    ("deepseek_v2_lite", "16b"): (15_706_484_224, HUB),
-    ("deepseek_v2", "236b"): (235_741_434_880, HUB),
+    ("deepseek_v2_lite", "16b"): (15_706_484_224, COPIED),
+    ("deepseek_v2", "236b"): (235_741_434_880, COPIED),
     ("gpt2", "small"): (124_439_808, KERAS),
     ("gpt2", "medium"): (354_823_168, KERAS),
     ("gpt2", "large"): (774_030_080, KERAS),
@@ -48,7 +49,7 @@ PUBLISHED = {
     ("gemma3", "1b"): (999_885_952, KERAS),
     ("gemma3", "4b"): (3_880_263_168, GGUF),
     ("gemma3", "12b"): (11_766_034_176, GGUF),
-    ("granite", "3.1_2b"): (2_533_525_504, HUB),  # of the base model; the instructed one has three more rows
+    ("granite", "3.1_2b"): (2_533_525_504, COPIED),  # of the base model; the instructed one has three more rows
     ("t5", "small"): (60_506_624, KERAS),
     ("t5", "base"): (222_903_552, KERAS),
     ("t5", "large"): (737_668_096, KERAS),
