@@ -24,7 +24,7 @@ class DynamicTanh(WeightedOp):
     example: ClassVar = "ln: {op: dynamic_tanh, in: x, alpha: 0.8}"
 
     alpha: Start = Field(number_of(0.5), description="alpha at step 0")
-    bias: bool = Field(True, description="whether a bias is added; Llama with DyT has none")
+    bias: bool = Field(True, description="whether a bias is added")
 
     def infer(self, x: Type) -> Type:
         """The input's type."""
