@@ -11,6 +11,7 @@ from blockgraph.errors import SpecError
 from blockgraph.fused import FUSIONS
 from blockgraph.graph import Graph
 from blockgraph.load import Setting, edited_text, load
+from blockgraph.losses import with_losses
 from blockgraph.ops import OPS
 from blockgraph.passes import fuse
 from blockgraph.probes import chosen, recorded
@@ -44,6 +45,7 @@ def compile(
     probes: Sequence[str] = (),
     recompute: Sequence[str] = NOTHING,
     cached: bool = False,
+    losses: bool = False,
     **settings: Setting,
 ) -> Any:
     """An `nn.Module` of a checked graph, or of a spec by name or path with its settings.
@@ -53,12 +55,14 @@ def compile(
     `sdpa`, `blockwise` or `flex`. `probes` names what the module can record, as `log.probes` of a run file does.
     `recompute` names nodes and groups of the blocks, such as `attn` or `ff.fc1`, whose values are not kept for the
     backward pass but computed there again; `EVERYTHING` recomputes all inside the blocks. One that is `cached` also has
-    `extend(tokens, cache)`, which takes the tokens behind those in a `blockgraph.kernels.cache.Cache`. Raises
+    `extend(tokens, cache)`, which takes the tokens behind those in a `blockgraph.kernels.cache.Cache`. With `losses` it
+    puts out one value more where nodes add to the loss of a run: their sum, a number to add to your own. Raises
     `SpecError`, also for a core that cannot be lowered so and a cache that is not known to be right.
     """
     from blockgraph.model import build  # torch is imported only by those who compile
 
     graph = _graph(spec, settings)
+    graph = with_losses(graph) if losses else graph
     return build(fuse(graph, FUSIONS, lowering), seed, recorded(graph, chosen(graph, probes)), recompute, cached)
 
 

@@ -117,11 +117,12 @@ def _refusals(graph: Graph) -> Iterator[Problem]:
     for name, kind in graph.inputs.items():
         if not is_fixed(graph, Ref("input", name)) and (told := _unfit(kind)):
             yield Problem(f"the input '{name}' {told}", graph.places[name])
+    beside = graph.unread_losses()
     for node in graph.nodes.values():
         if node.blocks:
             for block in node.blocks:
                 yield from _refusals(block)
-        elif told := _refused(node, graph):
+        elif node.path not in beside and (told := _refused(node, graph)):
             yield Problem(f"{node.path} ({node.op.name}): {told}", node.place)
 
 

@@ -60,6 +60,7 @@ class _Checker:
             return node
         try:
             refuse_unchangeable(node)
+            _refuse_loss(node, inputs)
             result = node.op.infer(*known)
             types = result if isinstance(result, dict) else {node.outputs[0]: result}
             params, states = node.op.parameters(*known), node.op.states(*known)
@@ -175,6 +176,13 @@ def _show(value: object, dims: Dims) -> str:
     if isinstance(value, Type):
         return f"[{', '.join(dims.show(size) for size in value.sizes)}]" + " of token ids" * (value.kind == "int")
     return dims.show(value) if isinstance(value, Size) else str(value)
+
+
+def _refuse_loss(node: Node, inputs: list[Type | None]) -> None:
+    """Refuse to read what a node adds to the loss of a run, which is one number for all tokens."""
+    for ref, kind in zip(node.data().values(), inputs, strict=True):
+        if kind is not None and not kind.sizes:
+            raise OpError(f"reads {ref}, which is a loss: one number that a run adds to its own")
 
 
 def _refuse_unread(node: Node, axes: set[str]) -> None:

@@ -57,6 +57,7 @@ class ClassText:
             taken.add(self.variables[ref])
         self.taken = taken
         self.constants = Constants()
+        self.idle = self.graph.unread_losses() - {point.node.path for point in self.points if point.node}
 
     def text(self) -> str:
         """The whole class."""
@@ -144,7 +145,7 @@ class ClassText:
             title = self.graph.groups[group].title if group else ""
             lines += [f"{' ' * indent}# {group}: {one_line(title)}"] if title else []
             for node in members:
-                lines += line(node, indent)
+                lines += line(node, indent) if node.path not in self.idle else []
         return lines
 
     def part(self, nodes: list[Node], line: Line) -> list[str]:

@@ -146,6 +146,12 @@ class Graph:
                 users.setdefault(ref, []).append(node.path)
         return users
 
+    def unread_losses(self) -> set[str]:
+        """Paths of the nodes that only add to the loss of a run; what a model puts out does not need them."""
+        read = {*self.outputs.values(), *(ref for node in self.nodes.values() for ref in node.inputs.values())}
+        losses = (node for node in self.nodes.values() if node.op.adds)
+        return {node.path for node in losses if Ref("node", node.path, node.outputs[0]) not in read}
+
     def _repr_svg_(self) -> str:
         """The figure, which a notebook shows in place of the value."""
         from blockgraph.drawing import svg  # figures read graphs; only a notebook asks the other way round

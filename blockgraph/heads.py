@@ -51,6 +51,8 @@ def open_head(graph: Graph) -> Opened | str:
     chain = next((found for pattern in OpenHead.patterns if (found := _found(pattern, graph))), None)
     if chain is None:
         return "the output is not a linear, with or without a soft_cap"
+    if others := _others(chain, graph):
+        return f"the logits are also read by {', '.join(others)}"
     linear, *caps = chain
     cap = caps[0].op.numbers()["cap"] if caps else None
     if cap is not None and cap.value is None:
@@ -62,10 +64,7 @@ def open_head(graph: Graph) -> Opened | str:
 
 
 def _found(pattern: tuple[type[Op], ...], graph: Graph) -> list[Node]:
-    """The nodes that end in the output, if their ops are those of the pattern; nothing but the next reads each.
-
-    A second reader could not reach the output, and a graph that passed its check has no such node.
-    """
+    """The nodes that end in the output, if their ops are those of the pattern."""
     chain: list[Node] = []
     ref = next(iter(graph.outputs.values()))
     for op in reversed(pattern):
@@ -74,6 +73,12 @@ def _found(pattern: tuple[type[Op], ...], graph: Graph) -> list[Node]:
         chain.insert(0, graph.nodes[ref.owner])
         ref = next(iter(chain[0].data().values()))
     return chain
+
+
+def _others(chain: list[Node], graph: Graph) -> list[str]:
+    """Who reads a value of the chain besides the next node; that can only be a loss, or it would reach the output."""
+    users, inside = graph.users(), {node.path for node in chain}
+    return [path for node in chain for path in users.get(Ref("node", node.path, "out"), ()) if path not in inside]
 
 
 def _opened(linear: Node) -> Node:

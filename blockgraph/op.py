@@ -10,13 +10,13 @@ from pydantic import Field
 
 from blockgraph.dims import Number, Size
 from blockgraph.fields import ONE, Init, InitField, Multiplier
-from blockgraph.probe import Probe
+from blockgraph.probe import VALUE, Probe, Quantity
 from blockgraph.schema import Fields
 from blockgraph.types import Flow, Type
 
 Role = Literal[
     "norm", "linear", "matmul", "softmax", "limit", "mask", "activation", "position", "reshape",
-    "residual", "scale", "weight", "embedding", "stack",
+    "residual", "scale", "weight", "embedding", "stack", "loss",
 ]  # fmt: skip
 
 
@@ -93,6 +93,7 @@ class Op(Fields):
     outputs: ClassVar[tuple[str, ...]] = ("out",)
     keeps_length: ClassVar[bool] = False  # of each vector on the last axis, as a rotation does
     incremental: ClassVar[bool] = False  # new tokens' rows follow from their rows of the inputs and `whole` ports
+    adds: ClassVar[bool] = False  # its value is one number of the loss of a run, and nothing has to read it
     copies: ClassVar[bool] = False  # every entry is one of the input's, so a cache may stand before the op
 
     def infer(self, *inputs: Any) -> Type | dict[str, Type]:
@@ -249,6 +250,21 @@ class MatrixOp(WeightedOp):
             return ""
         axis = 1 if self.after_step == "unit_rows" else 0
         return f"assign({tensors['weight']}, F.normalize(full({tensors['weight']}), dim={axis}))"
+
+
+class LossOp(Op):
+    """An op whose value is added to the loss of a run, weighted as it is; elsewhere it is not computed."""
+
+    style: ClassVar = Style("loss")
+    adds: ClassVar = True
+
+    def loss(self) -> Type:
+        """The type of one number that all tokens have a part in."""
+        return Type((), flow=Flow.ALL)
+
+    def probes(self, *inputs: Any) -> tuple[Probe, ...]:
+        """The number itself."""
+        return (Probe("", (Quantity("value", "mean", ("experts",), "what is added to the loss", "nats"),), VALUE),)
 
 
 class Pointwise(Op):

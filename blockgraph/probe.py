@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Statistic = Literal["l2", "rms", "max", "mean", "std"]
-Group = Literal["norms", "attention", "outputs", "linears", "weights", "updates"]
+Group = Literal["norms", "attention", "outputs", "linears", "weights", "updates", "experts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def average(text: str, name: str, meaning: str, unit: str = "share") -> Probe:
     return Probe("", (Quantity(name, "mean", ("attention",), meaning, unit),), text)
 
 
+VALUE = "moments({out})"
 OUTPUT = Probe(
     "",
     (
@@ -68,5 +69,5 @@ OUTPUT = Probe(
         Quantity("mean", "mean", ("outputs",), "mean of the output"),
         Quantity("std", "std", ("outputs",), "standard deviation of the output"),
     ),
-    "moments({out})",
+    VALUE,
 )

@@ -18,6 +18,7 @@ GROUPS: Mapping[Group, str] = {
     "linears": "L2 norm, RMS and maximum of every linear's X, Y, dX and dY",
     "weights": "the same of every parameter and its gradient",
     "updates": "the update of every parameter, before the learning rate",
+    "experts": "how busy the experts of a mixture are, and what a block adds to the loss",
 }
 GAINS = (
     Quantity("rms", "rms", ("attention",), "RMS of the product of both norms' gains, feature by feature"),

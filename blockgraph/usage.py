@@ -1,4 +1,4 @@
-"""Nodes that run in a circle, nodes and inputs that no output needs, layers that train nothing."""
+"""Nodes that run in a circle, nodes and inputs that no output or loss needs, layers that train nothing."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -57,7 +57,7 @@ class _Usage:
     reached: set[str] = field(default_factory=set)
 
     def tell(self) -> None:
-        self.reached.update(_needed(self.graph, self.graph.outputs.values(), set()))
+        self.reached.update(_needed(self.graph, [*self.graph.outputs.values(), *_losses(self.graph)], set()))
         for node in self.graph.nodes.values():
             if not node.on_port and not isinstance(node.op, Faulty):
                 self.node(node)
@@ -111,11 +111,16 @@ def _tell_idle_layers(node: Node, wanted: set[str], problems: Problems) -> None:
 
 def _needs(block: Graph, live: frozenset[str]) -> tuple[list[str], set[str]]:
     """Of a block of which some outputs are read: nodes that train nothing, and names of the inputs that it needs."""
-    reached = set(_needed(block, [block.outputs[name] for name in live], set()))
+    reached = set(_needed(block, [*(block.outputs[name] for name in live), *_losses(block)], set()))
     read = {ref for path in reached for ref in block.nodes[path].inputs.values()}
     read |= {block.outputs[name] for name in live}
     idle = [node.path for node in block.nodes.values() if node.path not in reached and (node.params or node.blocks)]
     return idle, {name for name in block.inputs if Ref("input", name) in read}
+
+
+def _losses(graph: Graph) -> list[Ref]:
+    """What is added to the loss of a run, which is a use as an output is."""
+    return [Ref("node", node.path, node.outputs[0]) for node in graph.nodes.values() if node.op.adds]
 
 
 def _needed(graph: Graph, refs: Iterable[Ref], known: set[str]) -> list[str]:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from blockgraph.losses import has_losses
 from runners.checkpoint import Checkpoint
 from runners.metrics import Metrics, events
 from runners.outcome import Outcome, held_out, validation
@@ -195,7 +196,8 @@ class Loop:
             self.pace.restart()
 
     def _row(self, step: Step) -> dict[str, Any]:
-        z_loss = {"z_loss": _known(step.z_loss)} if self.config.optim.z_loss else {}
+        others = {"z_loss": _known(step.z_loss)} if self.config.optim.z_loss else {}
+        others |= {"own_loss": _known(step.own_loss)} if has_losses(self.trainer.model.graph) else {}
         counts = {name: count for name, count in self.counts.items() if count}
         return (
             {
@@ -206,7 +208,7 @@ class Loop:
                 "tokens": step.number * self.pace.tokens_per_step,
                 "tokens_per_s": round(self.pace.tokens_per_s, 1),
             }
-            | z_loss
+            | others
             | counts
         )
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-Loss = Callable[[Any, Tensor], tuple[Tensor, Tensor]]  # of what a model puts out, and targets
+# Of what a model puts out and targets: the mean negative log-likelihood, the z-loss, the model's own losses if any.
+Loss = Callable[[Any, Tensor], tuple[Tensor, ...]]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,6 +46,21 @@ def loss_for(z_loss: float, compiled: bool) -> Loss:
     if compiled:
         return torch.compile(_both if z_loss else _first)
     return cross_entropy_and_z if z_loss else cross_entropy
+
+
+def with_own(loss: Loss) -> Loss:
+    """The loss of a model that also puts out, last, the sum of what its nodes add, which comes last here as well."""
+
+    def both(outputs: tuple[Tensor, ...], targets: Tensor) -> tuple[Tensor, ...]:
+        return *loss(without_own(outputs), targets), outputs[-1]
+
+    return both
+
+
+def without_own(outputs: tuple[Tensor, ...]) -> Any:
+    """What such a model puts out besides, as one without losses of its own would."""
+    *others, _ = outputs
+    return tuple(others) if len(others) > 1 else others[0]
 
 
 def _both(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

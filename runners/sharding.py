@@ -39,7 +39,8 @@ def _shard(model: GraphModule, config: Train, world: World) -> None:
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    policy = MixedPrecisionPolicy(param_dtype=DTYPES[config.precision], reduce_dtype=float32)
+    # Values keep the dtype that the model gives them: of what layers carry, a sum of losses is in fp32.
+    policy = MixedPrecisionPolicy(param_dtype=DTYPES[config.precision], reduce_dtype=float32, cast_forward_inputs=False)
     assert world.mesh
     apart = keep_apart(model, outsized(model), world.mesh, DTYPES[config.precision])
     together = shared(model.blocks())

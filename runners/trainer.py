@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blockgraph.model import Model
 from runners import optim
 from runners.config import RunConfig
-from runners.loss import Loss, loss_for
+from runners.loss import Loss, loss_for, without_own
 from runners.probing import Probing
 from runners.samples import Samples
 from runners.schedule import factor
@@ -25,12 +25,16 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Step:
-    """What a step measured: losses of its batch in nats, and the gradient's norm before clipping."""
+    """What a step measured: losses of its batch in nats, and the gradient's norm before clipping.
+
+    `own_loss` is what the model's nodes add, such as for the balance of experts.
+    """
 
     number: int
     loss: float
     z_loss: float
     grad_norm: float
+    own_loss: float = 0.0
 
     @property
     def fault(self) -> str:
@@ -77,9 +81,9 @@ class Trainer:
         losses = self._backward(number - 1 if batch is None else batch).double()
         norm = optim.grad_norm(self.parameters.values()).double()
         # One message for all that is summed over the processes; of each shard there are `copies`.
-        loss, z_loss, square = self.world.sum(torch.stack([*losses, norm.square() / self.world.copies]))
+        loss, z_loss, own, square = self.world.sum(torch.stack([*losses, norm.square() / self.world.copies]))
         norm = square.sqrt().float()
-        step = Step(number, loss.item(), z_loss.item(), norm.item())
+        step = Step(number, loss.item(), z_loss.item(), norm.item(), own.item())
         if self.probing.active:
             self.probing.weights()
         if accepts(step):
@@ -108,7 +112,7 @@ class Trainer:
             start = first + micro * self.world.rank
             count = max(0, min(micro, self.held_out - start))
             # A process that has none left still takes part in gathering the weights.
-            loss, _ = self._losses(self.validation, start if count else 0, count or 1)
+            loss, *_ = self._losses(self.validation, start if count else 0, count or 1)
             total += loss.item() * count
         self.model.train()
         return self.world.sum(total.to(self.world.device)).item() / self.held_out
@@ -157,16 +161,16 @@ class Trainer:
         batch, z_loss, world = self.config.train.batch, self.config.optim.z_loss, self.world
         share = batch // world.size
         first = index * batch + share * world.rank
-        total = torch.zeros(2, device=world.device)
+        total = torch.zeros(3, device=world.device)
         for start in range(0, share, self.config.train.micro):
             count = min(self.config.train.micro, share - start)
             self._reduce_gradients(start + count == share)
-            loss, z = self._losses(self.train, first + start, count)
+            loss, z, own = self._losses(self.train, first + start, count)
             # FSDP takes the mean over the processes, and a sum is needed.
-            torch.autograd.backward((loss + z_loss * z) * (count / batch * world.size))
+            torch.autograd.backward((loss + z_loss * z + own) * (count / batch * world.size))
             if self.probing.active:
                 self.probing.fold()
-            total += torch.stack([loss, z_loss * z]).detach() * (count / batch)
+            total += torch.stack([loss, z_loss * z, own]).detach() * (count / batch)
         return total
 
     def _reduce_gradients(self, last: bool) -> None:
@@ -175,12 +179,13 @@ class Trainer:
             # A method of FSDP's class, which takes a second to import.
             cast(Any, self.model).set_requires_gradient_sync(last)
 
-    def _losses(self, samples: Samples, first: int, count: int) -> tuple[Tensor, Tensor]:
+    def _losses(self, samples: Samples, first: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean loss of some sequences, and the means of its z-loss and of what the model adds, which may be 0."""
         outputs, targets = self._predicted(samples, first, count)
-        loss, z = self.loss(outputs, targets)
+        loss, z, *own = self.loss(outputs, targets)
         if self.probing.active:
-            self.probing.log_z(loss, outputs, targets)
-        return loss, z
+            self.probing.log_z(loss, without_own(outputs) if own else outputs, targets)
+        return loss, z, own[0] if own else torch.zeros_like(z)
 
     def _predicted(self, samples: Samples, first: int, count: int) -> tuple[Any, Tensor]:
         """What the model puts out for some sequences, and the tokens that it should have foretold."""

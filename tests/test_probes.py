@@ -334,7 +334,7 @@ def test_a_group_is_all_that_says_it_belongs_to_it_and_a_pattern_what_it_matches
     [
         ("layers.*.attn.qvk.x.l2", "did you mean 'layers.*.attn.qkv.x.l2'?"),
         ("attension", "did you mean 'attention'?"),
-        ("q", "known are norms, attention, outputs, linears, weights, updates and patterns such as '**.l2'"),
+        ("q", "known are norms, attention, outputs, linears, weights, updates, experts and patterns such as '**.l2'"),
     ],
 )
 def test_a_word_that_stands_for_nothing_is_told_with_the_near_miss(word, hint):

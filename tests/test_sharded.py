@@ -38,7 +38,13 @@ PARTS = {
 }
 # An embedding and a head that outweigh a layer, whose rows do not divide among the processes.
 RAGGED = {"ragged": (*STEPS, "set.vocab=307", "train.steps=8", "train.micro_batch=2")}
-ALONE = RAGGED | PARTS | CASES | MIXED | MICRO | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
+# Losses that nodes add, of sequences and of tokens alone, so that they do not follow from how a batch is split.
+ADDED = (*STEPS, f"model={SPECS / 'losses.yaml'}", "set={}", "train.steps=10", "log.probes=[experts]")
+LOSSES = {f"losses-{count}": (*ADDED, f"train.micro_batch={count}") for count in (1, 4)}
+ROUTED = {"losses-bf16": (*ADDED, "train.precision=bf16", "train.micro_batch=4")}
+ALONE = (
+    RAGGED | PARTS | CASES | MIXED | MICRO | LOSSES | ROUTED | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +117,7 @@ def test_four_processes_give_the_losses_of_one(one, four, name):
     assert series(four / name)[-1]["val_loss"] == pytest.approx(series(one / name)[-1]["val_loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", [*CASES, "micro-2", "uneven", "again", "shared", "parts-qk_norm_cap-fp32"])
+@pytest.mark.parametrize("name", [*CASES, "micro-2", "uneven", "again", "shared", "losses-4", "parts-qk_norm_cap-fp32"])
 def test_two_processes_record_what_one_records(one, two, name):
     same_probes(two / name, one / name)
 
@@ -175,6 +181,17 @@ def test_trap_8_accumulation_on_two_processes_divides_gradients_once(one, two):
     for name in MICRO:
         assert apart(two / name, one / "micro-4") < 1e-5
         assert apart(two / name, one / "micro-4", "z_loss") < 1e-5
+
+
+def test_losses_of_nodes_do_not_depend_on_the_world_or_the_micro_batch(one, two):
+    for folder in (one, two):
+        for name in LOSSES:
+            assert apart(folder / name, one / "losses-4") < 1e-5
+            assert apart(folder / name, one / "losses-4", "own_loss") < 1e-6
+            assert apart(folder / name, one / "losses-4", "grad_norm") < 1e-4
+    # A sum in fp32 goes through layers that compute in bf16.
+    first = [series(folder / "losses-bf16")[0]["own_loss"] for folder in (one, two)]
+    assert first[0] == pytest.approx(first[1], rel=1e-4)
 
 
 def test_trap_4_recomputing_activations_changes_no_step_of_sigma_reparam(one, two):

@@ -36,6 +36,7 @@ proves it. `make gallery` writes these pages; nothing here is written by hand.
 - *Nearest* is the spec from which the fewest nodes differ, and how many do.
 - *Proof* is read from the tests that `make test` runs, as pytest collects them: what they compare a spec with, and
   how closely the two have to agree. All are in fp32, with weights large enough for norms, caps and gates to be felt.
+- *Published* is the total of parameters as it was found elsewhere, and where; tests compare it with the count.
 - FLOPs are those of matrix products, forward, a token in a sequence of {SEQ}.
 """
 
@@ -49,6 +50,7 @@ class Exhibit:
     graph: Graph
     diff: Diff | None
     proofs: tuple[Proof, ...]
+    totals: dict[str, str]  # by size, what is published of its parameters
 
     @property
     def kind(self) -> str:
@@ -82,13 +84,14 @@ def all_exhibits() -> list[Exhibit]:
     """Every shipped spec, by folder and name."""
     paths = {p.stem: p for kind in KINDS for p in sorted((shipped_folder() / kind).glob("*.yaml")) if "." not in p.stem}
     graphs = {name: load(path) for name, path in paths.items()}
-    proofs = collected()
+    said = collected()
     found = []
     for name, path in paths.items():
         (family,) = (family for family in FAMILIES if path.parent.name in family)
         kin = {other: graphs[other] for other, place in paths.items() if place.parent.name in family}
-        own = tuple(proof for proof in proofs if proof.spec == name)
-        found.append(Exhibit(name, path, graphs[name], nearest(name, kin), own))
+        own = tuple(proof for proof in said.proofs if proof.spec == name)
+        totals = {size: total for (spec, size), total in said.totals.items() if spec == name}
+        found.append(Exhibit(name, path, graphs[name], nearest(name, kin), own, totals))
     return found
 
 
@@ -159,11 +162,17 @@ def page(exhibit: Exhibit) -> str:
     graph, source = exhibit.graph, exhibit.path.relative_to(ROOT).as_posix()
     lines = [f"# {graph.title or exhibit.name}", "", f"Spec: [{source}](../../{source}). Paper: {linked(graph.paper)}."]
     lines += ["", f"![Figure of {exhibit.name}](figures/{exhibit.name}.svg)", *_differences(exhibit)]
-    lines += ["", "## Parameters and FLOPs", "", f"| size | parameters | a token, forward at {SEQ} tokens |"]
-    lines += ["|---|---:|---:|"]
+    lines += [
+        "",
+        "## Parameters and FLOPs",
+        "",
+        f"| size | parameters | a token, forward at {SEQ} tokens | published |",
+    ]
+    lines += ["|---|---:|---:|---|"]
     for size, sized in exhibit.sizes.items():
         costs = cost(sized)
-        lines.append(f"| {size} | {costs.parameters:,} | {short(costs.flops(1, SEQ) // SEQ, 'FLOP')} |")
+        flops, published = short(costs.flops(1, SEQ) // SEQ, "FLOP"), exhibit.totals.get(size, "")
+        lines.append(f"| {size} | {costs.parameters:,} | {flops} | {published} |")
     return "\n".join([*lines, *_proven(exhibit), "", "[All specs](README.md)", ""])
 
 

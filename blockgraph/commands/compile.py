@@ -9,6 +9,7 @@ from blockgraph.files import write
 from blockgraph.fused import FUSIONS
 from blockgraph.fusion import Target
 from blockgraph.graph import Decision, Graph
+from blockgraph.losses import with_losses
 from blockgraph.lower import lower
 from blockgraph.passes import AUTO, EXPLICIT, fuse
 
@@ -33,6 +34,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", action="store_true",
         help="also write `extend`, which takes new tokens alone; with --explain, what it keeps of earlier ones",
     )  # fmt: skip
+    parser.add_argument(
+        "--losses", action="store_true", help="also put out, last, the sum of what nodes add to the loss of a run"
+    )
     parser.add_argument("--seq", type=_tokens, help="tokens of a sequence, for auto")
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="of the activations, for auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where the module will run, for auto")
@@ -46,7 +50,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write or print the text, or the choices behind it."""
     target = Target(args.seq, args.precision, args.device, args.compiled, args.native)
-    graph = fuse(graph_of(args.spec, args), FUSIONS, args.lowering, target)
+    graph = graph_of(args.spec, args)
+    graph = fuse(with_losses(graph) if args.losses else graph, FUSIONS, args.lowering, target)
     if args.explain:
         print("\n".join(explained(graph)))
     if args.explain and args.cache:

@@ -52,6 +52,7 @@ LOOKS: Mapping[Kind, Look] = {
     "weight": Look("cylinder", "#ECECEC", "#5A5A5A", 84, "weight"),
     "embedding": Look("box3d", "#9CC4E4", "#004E7C", 104, "embedding"),
     "stack": Look("box", "#FCFCFC", "#4D4D4D", 120, "layers or a group"),
+    "loss": Look("ellipse", "#F4B6B6", "#A32020", 84, "loss"),
     "input": Look("text", PAPER, INK, 20, "input"),
     "output": Look("text", PAPER, INK, 20, "output"),
 }

@@ -53,9 +53,10 @@ def layer_scale(x: Tensor, weight: Tensor) -> Tensor:
     return x * weight.to(x.dtype)
 
 
-def dynamic_tanh(x: Tensor, weight: Tensor, bias: Tensor, alpha: Tensor) -> Tensor:
+def dynamic_tanh(x: Tensor, weight: Tensor, alpha: Tensor, bias: Tensor | None = None) -> Tensor:
     """`weight * tanh(alpha * x) + bias` in fp32, given back in the dtype of `x`."""
-    return (weight.float() * torch.tanh(alpha.float() * x.float()) + bias.float()).to(x.dtype)
+    y = weight.float() * torch.tanh(alpha.float() * x.float())
+    return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
 def sigmoid(x: Tensor, shift: float = 0.0) -> Tensor:

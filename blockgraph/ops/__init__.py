@@ -2,6 +2,7 @@
 
 from blockgraph.op import Op, table
 from blockgraph.ops.add import Add
+from blockgraph.ops.balance_loss import BalanceLoss
 from blockgraph.ops.causal_mask import CausalMask
 from blockgraph.ops.clamp import Clamp
 from blockgraph.ops.concat import Concat
@@ -47,6 +48,7 @@ from blockgraph.ops.squared_relu import SquaredRelu
 from blockgraph.ops.stack import Stack
 from blockgraph.ops.sum_streams import SumStreams
 from blockgraph.ops.weighted_sum import WeightedSum
+from blockgraph.ops.z_loss import ZLoss
 
 OPS = table(
     (
@@ -91,6 +93,8 @@ OPS = table(
         Route,
         ExpertLinear,
         WeightedSum,
+        BalanceLoss,
+        ZLoss,
         SpreadStreams,
         MixStreams,
         SumStreams,

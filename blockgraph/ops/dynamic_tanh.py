@@ -13,7 +13,8 @@ from blockgraph.types import Type
 class DynamicTanh(WeightedOp):
     """`weight * tanh(alpha * x) + bias`, entry by entry, in fp32 (section 4 there).
 
-    [..., D] -> [..., D]; weight [D], init 1; bias [D], init 0; alpha [1], init 0.5. None is decayed.
+    [..., D] -> [..., D]; weight [D], init 1; bias [D], init 0, which `bias: false` leaves out; alpha [1], init 0.5.
+    None is decayed.
     """
 
     name: ClassVar = "dynamic_tanh"
@@ -23,19 +24,20 @@ class DynamicTanh(WeightedOp):
     example: ClassVar = "ln: {op: dynamic_tanh, in: x, alpha: 0.8}"
 
     alpha: Start = Field(number_of(0.5), description="alpha at step 0")
+    bias: bool = Field(True, description="whether a bias is added")
 
     def infer(self, x: Type) -> Type:
         """The input's type."""
         return x.mixed()
 
     def parameters(self, x: Type) -> tuple[Param, ...]:
-        """Gain, bias and the one alpha."""
+        """Gain, bias if there is one, and the one alpha."""
         gain = self.weight("weight", (x.last,), constant(1.0), decay=False)
         bias = Param("bias", (x.last,), constant(0.0), gain.decay, self.lr)
         # fully_shard refuses 0-d parameters.
         alpha = Param("alpha", (Size.constant(1),), Init("constant", self.alpha), gain.decay, self.lr)
-        return (gain, bias, alpha)
+        return (gain, *[bias] * self.bias, alpha)
 
-    def lower(self, site: Site, x: str, weight: str, bias: str, alpha: str) -> str:
+    def lower(self, site: Site, x: str, weight: str, alpha: str, bias: str = "") -> str:
         """One call of the kernel."""
-        return f"dynamic_tanh({x}, {weight}, {bias}, {alpha})"
+        return f"dynamic_tanh({', '.join([x, weight, alpha, *[bias] * bool(bias)])})"

@@ -8,6 +8,7 @@ from blockgraph.dims import Size, number_of
 from blockgraph.errors import OpError
 from blockgraph.fields import Multiplier, Positive, SizeField, constant
 from blockgraph.op import Op, Site, State, Style
+from blockgraph.probe import Probe, Quantity
 from blockgraph.types import Type
 
 ONE = Size.constant(1)
@@ -80,6 +81,10 @@ route: {op: route, top: 2}"""
             words += [f"bias_E={bias}", f"load_E={load} if self.training else None"]
         return f"route({', '.join([logits, site.size(self.top), *words])})"
 
+    def probes(self, logits: Type) -> tuple[Probe, ...]:
+        """The share of the tokens that goes to each expert; all together as many as are chosen."""
+        return tuple(map(_share, range(logits.last.known or 0)))
+
     def on_step(self, site: Site, bias: str = "", load: str = "") -> str:
         """The biases of experts with much to do go down, the others' up."""
         return f"balance_experts({bias}, {load}, {site.number(self.balance)})" if self.balance else ""
@@ -87,3 +92,8 @@ route: {op: route, top: 2}"""
     def label(self) -> str:
         """How many are chosen."""
         return f"top {self.top.known}"
+
+
+def _share(expert: int) -> Probe:
+    quantity = Quantity(str(expert), "mean", ("experts",), f"share of the tokens that go to expert {expert}", "share")
+    return Probe("load", (quantity,), f"moments(({{out}} == {expert}).any(-1).float())")

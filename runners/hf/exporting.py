@@ -9,6 +9,7 @@ from blockgraph.canonical import digest
 from blockgraph.errors import Place, Problem, SpecError, near_miss
 from blockgraph.files import make_folder, save
 from blockgraph.graph import Graph
+from blockgraph.losses import without_losses
 from runners import runfile
 from runners.hf.maps import Map, config_of, shipped_maps
 from runners.hf.weights import exported
@@ -49,6 +50,11 @@ def described(graph: Graph, source: Path) -> tuple[Map, dict[str, Any]]:
                 return one, config_of(one, case, dims)
     told = f"the model is not the shipped spec {graph.name}, so transformers would compute something else"
     raise _refuse(source, told, f"`blockgraph diff {graph.name} {source / MODEL}` says in what it differs")
+
+
+def _same(one: Graph, other: Graph) -> bool:
+    """Whether two models put out the same; what they add to the loss of a run is no matter of files."""
+    return digest(without_losses(one)) == digest(without_losses(other))
 
 
 def _fill(folder: Path, source: Path, graph: Graph, one: Map, config: dict[str, Any]) -> None:

@@ -105,6 +105,7 @@ VARIANTS = {
     "concat, three": "all: {op: concat, in: [x, x, x]}",
     "rope, slowed by pairs": "rope: {op: rope, in: q, factor: 4, length: 16, ramp: pairs}",
     "rope, slowed by whole pairs": "rope: {op: rope, in: q, factor: 4, length: 16, ramp: whole_pairs}",
+    "dynamic_tanh, no bias": "ln: {op: dynamic_tanh, in: x, alpha: 0.2, bias: false}",
     "route, over all": f"{ROUTER}\nroute: {{op: route, top: 3, over: all, scale: 2.5}}",
     "route, groups": f"{ROUTER}\nroute: {{op: route, top: 2, groups: 3, top_groups: 1}}",
     "route, sigmoid, groups and balance": (
@@ -120,6 +121,10 @@ VARIANTS = {
         "router: {op: linear, in: x, out: 99}\nroute: {op: route, top: 1, over: all}\n"
         "up: {op: expert_linear, in: [x, route.chosen], experts: 99, out: d_ff}\n"
         "sum: {op: weighted_sum, in: [up, route.weights]}"
+    ),
+    "balance_loss, of sequences": (
+        f"{ROUTER}\nroute: {{op: route, top: 2, scores: sigmoid}}\n"
+        "balance: {op: balance_loss, in: [router, route.chosen], factor: 1 + layer, scores: sigmoid, within: sequence}"
     ),
     "parameter, unit rows": (
         "w: {op: parameter, shape: [d_ff, d_model], after_step: unit_rows}\n"

@@ -19,10 +19,14 @@ class Weights:
     state: dict[str, Tensor]
     heads: int
     layers: int
+    eps: float = 1e-6
     at: str = ""
 
     def __truediv__(self, name: object) -> "Weights":
-        return Weights(self.state, self.heads, self.layers, f"{self.at}{name}.")
+        return Weights(self.state, self.heads, self.layers, self.eps, f"{self.at}{name}.")
+
+    def with_eps(self, eps: float) -> "Weights":
+        return Weights(self.state, self.heads, self.layers, eps, self.at)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.state[f"{self.at}{name}"]
@@ -31,7 +35,7 @@ class Weights:
         return F.linear(x, self[f"{name}.weight"], self.state.get(f"{self.at}{name}.bias"))
 
     def rms(self, name: str, x: Tensor) -> Tensor:
-        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * self[f"{name}.weight"]
+        return x / (x.square().mean(-1, keepdim=True) + self.eps).sqrt() * self[f"{name}.weight"]
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
@@ -55,10 +59,10 @@ def merged(x_BHTK: Tensor) -> Tensor:
     return x_BHTK.transpose(1, 2).flatten(2)
 
 
-def turned(x: Tensor) -> Tensor:
+def turned(x: Tensor, base: float = 10000.0) -> Tensor:
     """The rotary embedding as a product of complex numbers."""
     half = x.shape[-1] // 2
-    speed = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    speed = base ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = torch.arange(x.shape[-2], dtype=torch.float64)[:, None] * speed
     pairs = torch.complex(x[..., :half].double(), x[..., half:].double()) * torch.polar(torch.ones_like(angle), angle)
     return torch.cat([pairs.real, pairs.imag], -1).to(x.dtype)
@@ -98,9 +102,12 @@ def sub_ln(w: Weights, x: Tensor, layer: int) -> Tensor:
 
 
 def hybrid_norm(w: Weights, x: Tensor, layer: int) -> Tensor:
+    """With half as many heads of keys and values as of queries."""
     a, f = w / "attn", w / "ff"
-    q, k, v = (a.rms(f"ln_{name}", value) for name, value in zip("qkv", a.qkv(x), strict=True))
-    z = w.rms("ln_attn", x + a("proj", rotated(q, k, v)))
+    split = {"q": w.heads, "k": w.heads // 2, "v": w.heads // 2}
+    q, k, v = (a.rms(f"ln_{c}", a(c, x).unflatten(-1, (n, -1)).transpose(1, 2)) for c, n in split.items())
+    k, v = (value.repeat_interleave(2, dim=1) for value in (k, v))
+    z = w.rms("ln_attn", x + a("proj", attended(turned(q, 5e5), turned(k, 5e5), v)))
     return z + f.swiglu(z)
 
 
@@ -118,7 +125,7 @@ def ln_scaling(w: Weights, x: Tensor, layer: int) -> Tensor:
 
 def squashed(w: Weights, x: Tensor) -> Tensor:
     w = w / "dyt"
-    return w["weight"] * torch.tanh(w["alpha"] * x) + w["bias"]
+    return w["weight"] * torch.tanh(w["alpha"] * x)
 
 
 def dyt(w: Weights, x: Tensor, layer: int) -> Tensor:
@@ -171,6 +178,12 @@ def with_positions(w: Weights, tokens: Tensor) -> Tensor:
 
 def llama(layer: Callable[[Weights, Tensor, int], Tensor], w: Weights, tokens: Tensor) -> Tensor:
     return w("head", w.rms("norm", through(layer, w, w["embed.weight"][tokens])))
+
+
+def hybrid_norm_model(w: Weights, tokens: Tensor) -> Tensor:
+    """The head is the embedding."""
+    x = through(hybrid_norm, w, w["embed.weight"][tokens])
+    return F.linear(w.rms("norm", x), w["embed.weight"])
 
 
 def mix_ln_model(w: Weights, tokens: Tensor) -> Tensor:
@@ -251,13 +264,13 @@ MODELS: dict[str, Callable[[Weights, Tensor], Tensor]] = {
         "head", w.rms("norm", through(peri_ln, w, w.rms("ln_embed", w["embed.weight"][tokens])))
     ),
     "sub_ln": lambda w, tokens: w("head", w.norm("norm", through(sub_ln, w, with_positions(w, tokens)))),
-    "hybrid_norm": lambda w, tokens: llama(hybrid_norm, w, tokens),
+    "hybrid_norm": lambda w, tokens: hybrid_norm_model(w.with_eps(1e-5), tokens),
     "mix_ln": mix_ln_model,
     "ln_scaling": lambda w, tokens: llama(ln_scaling, w, tokens),
     "dyt": dyt_model,
     "sigmoid_attention": lambda w, tokens: llama(sigmoid_attention, w, tokens),
     "gated_attention": lambda w, tokens: llama(gated_attention, w, tokens),
-    "value_residual": value_residual_model,
+    "value_residual": lambda w, tokens: value_residual_model(w.with_eps(1e-5), tokens),
     "ngpt": ngpt_model,
     "unet": lambda w, tokens: unet_model(w, tokens, cap=3.0),
     "hyper_connections": hyper_connections_model,

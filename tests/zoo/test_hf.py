@@ -107,6 +107,51 @@ def test_gradients_are_those_of_transformers(case: str, folder: Path) -> None:
     assert expected == {}
 
 
+def balance(module: Any) -> Any:
+    """The loss of transformers for the logits of routers, and their z-loss from its formula."""
+    import importlib
+
+    return importlib.import_module(type(module).__module__).load_balancing_loss_func
+
+
+# By case, the factors of the balance of experts and of the z-loss, each of them for the mean over three layers.
+ROUTED = {"mixtral": (0.02, 0.0), "qwen3_moe": (0.001, 0.0), "olmoe": (0.01 / 2, 0.001)}
+
+
+@pytest.mark.proves(proven, {"losses of its routers": CLOSE})
+@pytest.mark.parametrize("case", ROUTED)
+def test_losses_of_routers_and_their_gradients_are_those_of_transformers(case: str, folder: Path) -> None:
+    # Of a layer at a time, which is Switch's; over several, transformers multiplies means that are over all layers.
+    graph = bg.load(imported(case, folder) / "model.yaml")
+    model = bg.compile(graph, losses=True)
+    load_model(model, imported(case, folder) / "model.safetensors")
+    factor, z_factor = ROUTED[case]
+    other, size = theirs(case), graph.dims.sizes
+    logits = other(**read_by(case), output_router_logits=True).router_logits
+    chosen = size["n_experts"].known, size["top"].known
+    terms = [factor / 3 * balance(other)((each,), *chosen) for each in logits]
+    terms += [z_factor / 3 * each.logsumexp(-1).square().mean() for each in logits]
+    _, found = model(*read_by(case).values())
+    assert len(logits) == 3
+    assert error(found.detach(), sum(terms).detach()) < CLOSE
+    other.zero_grad()
+    sum(terms).backward()
+    found.backward()
+    expected = stored_gradients(filled(other), folder / f"{case}-router-gradients")
+    one, _ = described(graph, folder)
+    for link in links(one, graph):
+        gradient, wanted = dict(model.named_parameters())[link.name].grad, link.ours(expected)
+        gradient = torch.zeros_like(wanted) if gradient is None else gradient
+        assert float((gradient - wanted).abs().max()) <= CLOSE * max(float(wanted.abs().max()), 1e-6), link.name
+
+
+def filled(model: Any) -> Any:
+    """The model with a gradient of zeros for what had none."""
+    for value in model.parameters():
+        value.grad = torch.zeros_like(value) if value.grad is None else value.grad
+    return model
+
+
 @pytest.mark.proves(proven, {"weights there and back": 0})
 @every_case
 def test_there_and_back_is_bitwise(case: str, folder: Path) -> None:

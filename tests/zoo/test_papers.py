@@ -84,8 +84,8 @@ def test_gradients_are_those_of_the_paper(name: str) -> None:
 
 
 def alike(name: str) -> str:
-    """A parameter's name without its layer."""
-    return re.sub(r"[.][0-9]+[.]", ".*.", name)
+    """A parameter's name without its layer; a bias of keys, which moves a row's scores as one, counts with queries'."""
+    return re.sub(r"[.][0-9]+[.]", ".*.", name).replace(".k.bias", ".q.bias")
 
 
 @every_model
