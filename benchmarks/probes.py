@@ -39,11 +39,13 @@ def main() -> None:
     log = Log()
     print(f"gpt block={asked.block} n_layers=4 d_model=128 vocab=4096, {asked.batch} x {asked.seq} tokens,")
     print(f"{asked.precision}, attention {asked.lowering}, threads: {torch.get_num_threads()}\n")
-    print(f"| probed | series | of a probed step | of the run, every {log.probe} steps |\n|---|---:|---:|---:|")
+    print(
+        f"| probed | series | probed step of a plain one | of the run, every {log.probe} steps |\n|---|---:|---:|---:|"
+    )
     for name, words in ASKED.items():
         step, count = prepared(asked, words)
-        extra, share = compared(step, asked.rounds)
-        print(f"| {name} | {count} | {share:.1%} | {extra / (log.probe + extra):.2%} |", flush=True)
+        extra = compared(step, asked.rounds)
+        print(f"| {name} | {count} | {1 + extra:.3f} | {extra / (log.probe + extra):.2%} |", flush=True)
 
 
 def prepared(asked: argparse.Namespace, words: list[str]) -> tuple[Callable[[bool], None], int]:
@@ -82,14 +84,10 @@ def taken(model: torch.nn.Module, tokens: Tensor, probing: Probing) -> None:
         probing.weights()
 
 
-def compared(step: Callable[[bool], None], rounds: int) -> tuple[float, float]:
-    """What a probed step takes more than the plain one before it, as a share of either."""
-    more, share = [], []
-    for _ in range(rounds):
-        plain, probed = timed(step, False), timed(step, True)
-        more.append((probed - plain) / plain)
-        share.append((probed - plain) / probed)
-    return statistics.median(more), statistics.median(share)
+def compared(step: Callable[[bool], None], rounds: int) -> float:
+    """What a probed step takes more than the plain one before it, as a share of that."""
+    pairs = ((timed(step, False), timed(step, True)) for _ in range(rounds))
+    return statistics.median((probed - plain) / plain for plain, probed in pairs)
 
 
 def timed(step: Callable[[bool], None], probed: bool) -> float:

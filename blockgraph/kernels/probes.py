@@ -64,9 +64,14 @@ def largest_record(largest: Tensor) -> Tensor:
 
 
 def query_parts(q_BHTK: Tensor, k_BHSK: Tensor, causal: bool) -> list[tuple[Tensor, Tensor]]:
-    """Some queries at a time, each part with the keys that it may see."""
+    """Some queries at a time, each part with the keys that it may see; on a CPU those of one sequence.
+
+    Of one sequence the scores stay in its caches; what is compiled is one graph for all.
+    """
+    together = 1 if q_BHTK.is_cpu and not torch.compiler.is_compiling() else len(q_BHTK)
+    pairs = list(zip(q_BHTK.split(together), k_BHSK.split(together), strict=True))
     ends = range(PART, q_BHTK.shape[-2] + PART, PART)
-    return [(q_BHTK[..., end - PART : end, :], k_BHSK[..., :end, :] if causal else k_BHSK) for end in ends]
+    return [(q[..., end - PART : end, :], k[..., :end, :] if causal else k) for q, k in pairs for end in ends]
 
 
 def last_rows(x_TS: Tensor) -> Tensor:
