@@ -69,7 +69,7 @@ def query_parts(q_BHTK: Tensor, k_BHSK: Tensor, causal: bool) -> list[tuple[Tens
     Of one sequence the scores stay in its caches; what is compiled is one graph for all.
     """
     together = 1 if q_BHTK.is_cpu and not torch.compiler.is_compiling() else len(q_BHTK)
-    pairs = list(zip(q_BHTK.split(together), k_BHSK.split(together), strict=True))
+    pairs = list(zip(torch.split(q_BHTK, together), torch.split(k_BHSK, together), strict=True))
     ends = range(PART, q_BHTK.shape[-2] + PART, PART)
     return [(q[..., end - PART : end, :], k[..., :end, :] if causal else k) for q, k in pairs for end in ends]
 
