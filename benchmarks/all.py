@@ -9,6 +9,8 @@ from pathlib import Path
 from measure import machine
 
 HERE = Path(__file__).parent
+ABOUT = "# Performance\n\nWritten by `make bench`; what was measured when stands below each script.\n"
+HEAD = "\n## `benchmarks/"
 PAGE = HERE.parent / "docs" / "results" / "performance.md"
 
 # A script with its arguments, so that all together take about 25 minutes of one core; alone, each measures more.
@@ -30,11 +32,13 @@ RUNS = (
 
 
 def main() -> None:
-    """Run every script; the page is written anew after each, so that a run which is stopped leaves what it measured."""
+    """Run every script; the page is written after each, so that a run which is stopped leaves what it measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="SCRIPT", help="scripts to run, by file name")
+    parser.add_argument(
+        "--only", nargs="+", metavar="SCRIPT", help="scripts to run, by file name; others keep what stands"
+    )
     only = parser.parse_args().only
-    parts = [f"# Performance\n\nWritten by `make bench` on {machine()}."]
+    parts = standing() if only else {}
     for run in RUNS:
         script, *arguments = run.split()
         if only and script not in only:
@@ -45,13 +49,21 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         found = done.stdout.strip() if done.returncode == 0 else f"It failed with exit code {done.returncode}."
         seconds = time.perf_counter() - began
-        parts.append(f"## `benchmarks/{run}`\n\n{described(HERE / script)} ({seconds:.0f} s)\n\n{found}")
+        parts[run] = f"{described(HERE / script)} ({seconds:.0f} s; {machine()})\n\n{found}"
         write(parts)
 
 
-def write(parts: list[str]) -> None:
+def standing() -> dict[str, str]:
+    """What the page says of each run."""
+    text = PAGE.read_text() if PAGE.exists() else ""
+    return {run: said.strip() for run, said in (part.split("`\n\n", 1) for part in text.split(HEAD)[1:])}
+
+
+def write(parts: dict[str, str]) -> None:
+    """The page, in the order of the runs."""
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text("\n\n".join(parts) + "\n")
+    told = "".join(f"{HEAD}{run}`\n\n{parts[run]}\n" for run in RUNS if run in parts)
+    PAGE.write_text(f"{ABOUT}{told}")
     print(f"written to {PAGE}", flush=True)
 
 
