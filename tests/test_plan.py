@@ -165,7 +165,7 @@ def test_a_rank_of_many_takes_the_bytes_that_are_planned(tmp_path, mesh, block, 
     real._backward(1)
     real.optimizer.zero_grad()
     most, _ = measured(lambda: real._backward(2))
-    setting = Setting(SEQ, DTYPES[precision], RANKS, run.config.train.recompute, again=micro < MICRO)
+    setting = Setting(SEQ, DTYPES[precision], RANKS, run.config.train.recompute, again=micro < MICRO, cpu=True)
     assert peak(graph, LOSS, setting, micro) == pytest.approx(most, rel=TOLERANCE)
 
 
@@ -181,7 +181,7 @@ def test_embedding_and_head_larger_than_a_layer_are_whole_one_at_a_time(tmp_path
     real._backward(1)
     real.optimizer.zero_grad()
     most, _ = measured(lambda: real._backward(2))
-    setting = Setting(SEQ, DTYPES[precision], RANKS, NOTHING, again=micro < MICRO)
+    setting = Setting(SEQ, DTYPES[precision], RANKS, NOTHING, again=micro < MICRO, cpu=True)
     moment = max(rehearse(made.graph, made.loss(0.0, compiled=False), setting, micro), key=total)
     assert total(moment) == pytest.approx(most, rel=TOLERANCE)
     size, small = 8001 * SIZE["d_model"] * DTYPES[precision].itemsize, 2**18
