@@ -50,8 +50,8 @@ def make(
 
 
 def _split(model: GraphModule, parameters: dict[str, nn.Parameter]) -> tuple[dict[str, nn.Parameter], ...]:
-    """The matrices inside the blocks, and all other parameters."""
-    matrices = {id(p) for block in model.blocks() for p in block.parameters() if p.ndim == 2}
+    """The matrices inside the blocks with the stacks of them that experts have, and all other parameters."""
+    matrices = {id(p) for block in model.blocks() for p in block.parameters() if p.ndim in (2, 3)}
     if not matrices:
         message = "muon moves the matrices inside the blocks, but the model has none"
         raise SpecError([Problem(message, Place("optim.name", 0), "adamw moves all parameters")])

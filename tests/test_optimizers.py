@@ -153,6 +153,20 @@ def test_muon_on_whole_matrices_is_torchs_own(settings: dict[str, Any]) -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+@pytest.mark.parametrize("settings", [{"momentum": 0.9}, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}])
+def test_muon_on_a_stack_is_that_on_each_of_its_matrices(shape: tuple[int, int], settings: dict[str, Any]) -> None:
+    gradients = draws(5, *shape, scales=(1, 2, 0.5))
+    gradients[0][3] = 0  # an expert without rows
+    together = nn.Parameter(torch.ones(5, *shape))
+    found = stepped(Muon([together], lr=0.1, weight_decay=0.2, **settings), together, gradients)
+    for expert in range(5):
+        alone = nn.Parameter(torch.ones(shape))
+        made = torch.optim.Muon([alone], lr=0.1, weight_decay=0.2, **settings)
+        expected = stepped(made, alone, [gradient[expert] for gradient in gradients])
+        torch.testing.assert_close(found[expert], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_muon_gets_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     model = bg.compile(SPECS / "shared.yaml", block="sigma_reparam")
     muon, adamw = optim.make(model, model.weights, Optim(name="muon")).parts
