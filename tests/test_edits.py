@@ -213,7 +213,7 @@ def test_what_is_there_is_not_put_there_twice(name):
 
 def test_a_base_without_the_place_is_told_at_the_word_that_names_it():
     line, text, caret = told("sigmoid_attention", "soft_cap")
-    assert line.partition("soft_cap.yaml:")[2].startswith("7:53: error: ")
+    assert line.partition("soft_cap.yaml:")[2].startswith("8:53: error: ")
     assert line.endswith(
         "sigmoid_attention.yaml: the block sigmoid_block has no 'mask', because it has no 'scores': "
         "matmul that feeds softmax through limit, mask, scale, add"
