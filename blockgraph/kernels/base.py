@@ -44,7 +44,7 @@ def initial_value(seed: int, name: str, weight: Weight) -> Tensor:
         case "uniform":
             return value.uniform_(-weight.number, weight.number, generator=draw)
         case "unit":
-            return nn.functional.normalize(value.normal_(generator=draw), dim=0)
+            return nn.functional.normalize(value.normal_(generator=draw), dim=-1)
         case "identity":
             return torch.eye(weight.shape[0], value[0].numel()).mul_(weight.number).view_as(value)
         case "one_hot":  # the row of this index is ones, counted round
