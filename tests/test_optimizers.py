@@ -177,6 +177,19 @@ def test_muon_gets_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     assert found == [matrices, set(names.values()) - matrices]
 
 
+def test_muon_takes_experts_but_neither_their_biases_nor_tables_of_biases() -> None:
+    def moved(spec: str, **sizes: Any) -> set[str]:
+        model = bg.compile(spec, **sizes)
+        groups = optim.make(model, model.weights, Optim(name="muon")).parts[0].param_groups
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        return {names[id(p)].partition("layers.0.")[2] for group in groups for p in group["params"]}
+
+    linears = {f"attn.{name}.weight" for name in "qkv"} | {"attn.proj.weight"}
+    experts = {"ff.router.weight", "ff.gate_up.weight", "ff.down.weight"}
+    assert moved("gpt_oss", size="tiny") - {""} == linears | experts
+    assert {name for name in moved("t5", size="tiny") if "bias" in name} == set()
+
+
 def test_muon_without_a_matrix_to_move_is_refused() -> None:
     model = bg.compile(SPECS / "tied.yaml")
     with pytest.raises(SpecError, match=r"^optim\.name: error: muon moves the matrices .* none; adamw moves all"):
@@ -201,7 +214,10 @@ def test_decay_follows_the_node_and_the_schedule(name: str, decay: str, factors:
     settings = Optim(name=name, lr=0.2, weight_decay=0.1, decay=decay)
     model = nn.ParameterDict({name: nn.Parameter(torch.ones(3, 3)) for name in (*weights, "other")})
     model.blocks = lambda: [nn.ParameterDict({name: model[name] for name in weights})]
-    groups = {name: SimpleNamespace(decay=d, lr=lr) for name, (d, lr) in (weights | {"other": (False, 1.0)}).items()}
+    groups = {
+        name: SimpleNamespace(decay=d, lr=lr, rows=False)
+        for name, (d, lr) in (weights | {"other": (False, 1.0)}).items()
+    }
     made = optim.make(model, groups, settings)
     for share in (0.25, 1.0):
         for parameter in model.values():

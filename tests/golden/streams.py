@@ -21,6 +21,7 @@ from torch import Tensor, nn
 class Weight:
     """A declared tensor: shape, initial values, and for a parameter its group in the optimiser.
 
+    One whose `rows` are vectors of their own, such as the biases of experts, maps nothing, for all its axes.
     A `measured` one holds the greatest values that the forward passes of a step have written there, or a `total`.
     """
 
@@ -29,6 +30,7 @@ class Weight:
     number: float
     decay: bool = True
     lr: float = 1.0
+    rows: bool = False
     trained: bool = True
     measured: bool = False
     total: bool = False
