@@ -33,7 +33,7 @@ EXAMPLE = """example:
   blockgraph sample runs/demo --prompt "The state of the union" --tokens 100
   blockgraph sample demo-model --prompt "My fellow" --temperature 0.8 --top-p 0.95 --seed 1 --samples 3
   cat question.txt | blockgraph sample runs/demo --prompt -
-  blockgraph sample t5-small --source "translate English to German: The house is small." --temperature 0
+  blockgraph sample imported --source "translate English to German: The house is small." --temperature 0
   blockgraph sample runs/demo --explain
 """
 
