@@ -321,7 +321,7 @@ def _quoted(path: str) -> str:
 
 def _group(param: Param) -> list[str]:
     lr = [f"lr={python(param.lr)}"] * (param.lr.value != 1.0)
-    return ["decay=False"] * (not param.decay) + lr
+    return ["decay=False"] * (not param.decay) + lr + ["rows=True"] * param.rows
 
 
 def _kept(state: State) -> list[str]:

@@ -34,11 +34,13 @@ class Gathering:
     gradients are reduced once all are there, from one copy in fp32 that stays until that of the next unit. `again` says
     that earlier micro-batches have left gradients, whole and in fp32, to which those of this one are added. A parameter
     outside the units that outweighs each of them is whole only while it is read, and its gradient is reduced at once.
+    On a CPU (`cpu`) a gradient in another dtype than fp32 is copied once more on its way into what is reduced.
     """
 
-    def __init__(self, model: GraphModule, ledger: Ledger, ranks: int, dtype: torch.dtype, again: bool):
+    def __init__(self, model: GraphModule, ledger: Ledger, ranks: int, dtype: torch.dtype, again: bool, cpu: bool):
         units = model.blocks()
         self.ledger, self.ranks, self.dtype, self.again = ledger, ranks, dtype, again
+        self.copies = cpu and not again and dtype is not torch.float32
         owner = {weight: number for number, unit in enumerate(units) for weight in unit.parameters()}
         owner |= dict.fromkeys(shared(units), len(units))
         apart = self._apart(model)
@@ -109,6 +111,7 @@ class Gathering:
             self._free(weights)
         self.ledger.hold(GATHERED, self.whole[-1] + (self.whole[group - 1] if group else 0) if is_unit else 0)
         whole = self._fp32(weight.numel() for weight in weights)
+        self.ledger.hold(REDUCED, whole + max(weight.nbytes for weight in weights) * self.copies)
         self.ledger.hold(REDUCED, whole)
         self.kept += self._fp32(shard(weight.shape, self.ranks) for weight in weights) - (whole if self.again else 0)
         self._free(weights)

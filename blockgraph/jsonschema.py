@@ -42,7 +42,7 @@ def schema(ops: Mapping[str, type[Op]]) -> Schema:
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "blockgraph spec",
-        "definitions": {"node": _node(ops), "group": _group(), "member": _member(), "members": _members()},
+        "definitions": {"node": node(ops), "group": _group(), "member": _member(), "members": _members()},
         "type": "object",
         "properties": _header(),
         "required": [key for key, field in Header.model_fields.items() if field.is_required()],
@@ -57,18 +57,18 @@ def _header() -> Schema:
     held = {
         "dims": {"type": ["number", "string", "null"]},
         "slots": _TEXT,
-        "sizes": _table(_EXPRESSION),
+        "sizes": table(_EXPRESSION),
         "inputs": sizes,
         "outputs": _TEXT,
         "blocks": {"$ref": "#"},
     }
     fields = Header.model_fields
-    shapes = {key: _table(held[key]) if key in held else _kind(field.annotation) for key, field in fields.items()}
+    shapes = {key: table(held[key]) if key in held else kind_of(field.annotation) for key, field in fields.items()}
     shapes["nodes"] = _MEMBERS
-    return {key: _described(shapes[key], field.description) for key, field in fields.items()}
+    return {key: described(shapes[key], field.description) for key, field in fields.items()}
 
 
-def _node(ops: Mapping[str, type[Op]]) -> Schema:
+def node(ops: Mapping[str, type[Op]]) -> Schema:
     """A node: the op decides which keys there are."""
     return {
         "type": "object",
@@ -82,8 +82,8 @@ def _node(ops: Mapping[str, type[Op]]) -> Schema:
 
 
 def _fields(op: type[Op]) -> Schema:
-    fields = {key: _field(field) for key, field in op.model_fields.items()}
-    ports = {port: _described({"anyOf": [_TEXT, _NODE]}, "a node or a value to take its place") for port in op.weights}
+    fields = {key: property_of(field) for key, field in op.model_fields.items()}
+    ports = {port: described({"anyOf": [_TEXT, _NODE]}, "a node or a value to take its place") for port in op.weights}
     about = (op.__doc__ or "").strip().partition("\n")[0]
     return {
         "properties": {"op": {"const": op.name, "description": about}, "in": _VALUE, "title": _TITLE} | fields | ports,
@@ -92,36 +92,38 @@ def _fields(op: type[Op]) -> Schema:
     }
 
 
-def _field(field: FieldInfo) -> Schema:
+def property_of(field: FieldInfo) -> Schema:
     """What an author may write; the field says it itself where its type is that of what becomes of it."""
     own = field.json_schema_extra
-    return _described(own if isinstance(own, dict) else _kind(field.annotation), field.description)
+    return described(own if isinstance(own, dict) else kind_of(field.annotation), field.description)
 
 
-def _kind(annotation: Any) -> Schema:
+def kind_of(annotation: Any) -> Schema:
     """What a field's type lets an author write."""
     if annotation in _KINDS:
         return _KINDS[annotation]
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _kind(parts[0])
+        return kind_of(parts[0])
     if origin is Literal:
         return {"enum": list(parts)}
     if origin is list:
-        return {"type": "array", "items": _kind(parts[0])}
+        return {"type": "array", "items": kind_of(parts[0])}
     if origin is dict:
-        return _table(_kind(parts[1]))
+        return table(kind_of(parts[1]))
     if origin in (Union, types.UnionType):
-        kinds = [_kind(part) for part in parts if part is not type(None)]
+        kinds = [kind_of(part) for part in parts if part is not type(None)]
         return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     return {}
 
 
-def _described(kind: Schema, description: str | None) -> Schema:
+def described(kind: Schema, description: str | None) -> Schema:
+    """A schema with what an editor shows beside it."""
     return {**kind, "description": description} if description else kind
 
 
-def _table(kind: Schema) -> Schema:
+def table(kind: Schema) -> Schema:
+    """A mapping with any names."""
     return {"type": "object", "additionalProperties": kind}
 
 

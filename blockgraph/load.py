@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Mapping as Table
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from blockgraph.canonical import canonical
 from blockgraph.check import check
 from blockgraph.choice import Choice, Setting
 from blockgraph.edits.editing import Edited, Editing, edited
-from blockgraph.errors import Place, Problems, near_miss
+from blockgraph.edits.moving import relocated
+from blockgraph.errors import Place, Problem, Problems, SpecError, near_miss
 from blockgraph.graph import Graph
 from blockgraph.library import Library, Source, is_path, parts, shipped
 from blockgraph.link import Linker
@@ -49,8 +53,14 @@ def load(
     return graph
 
 
-def edited_text(spec: str | Path, *edits: str | Path, ops: Table[str, type[Op]] = OPS, name: str = "") -> Edited:
-    """The text of a spec with edits, in order, checked as it would lie beside the spec.
+def edited_text(
+    spec: str | Path,
+    *edits: str | Path,
+    ops: Table[str, type[Op]] = OPS,
+    name: str = "",
+    folder: Path | None = None,
+) -> Edited:
+    """The text of a spec with edits, in order, checked as it would lie in a folder, or beside the spec.
 
     Edits are named as specs are. `name` is the new spec's own. Raises `SpecError`.
     """
@@ -58,11 +68,32 @@ def edited_text(spec: str | Path, *edits: str | Path, ops: Table[str, type[Op]] 
     path, before = find_all(spec, problems)
     files = (*before, *(find_edit(edit, problems) for edit in edits))
     made = edited(library, path, files, ops, name)
-    graph = Linker(ops, library, problems, chain=(path.resolve(),)).link(parse(made.text, made.file), path.parent)
+    beside = _checked(made, path, path.parent, ops)
+    if folder is None:
+        return made
+    moved = replace(made, text=relocated(made.text, path.parent, folder))
+    if _held(_checked(moved, path, folder, ops)) != _held(beside):
+        told = f"a name in the text means another block in {folder} than beside {path}"
+        raise SpecError(
+            [Problem(told, Place(made.file, 0), f"write it into {path.parent}, or name that block by its path")]
+        )
+    return moved
+
+
+def _held(graph: Graph) -> list[dict[str, Any]]:
+    """What the blocks of a graph compute, whatever they are called."""
+    return [canonical(block) for node in graph.nodes.values() for block in node.blocks]
+
+
+def _checked(made: Edited, path: Path, folder: Path, ops: Table[str, type[Op]]) -> Graph:
+    """The graph of an edited text that lies in a folder. Raises `SpecError`."""
+    problems, library = Problems(), Library(Editing(ops))
+    graph = Linker(ops, library, problems, chain=(path.resolve(),)).link(parse(made.text, made.file), folder)
     if graph is not None:
-        check(graph, problems)
+        graph = check(graph, problems)
     problems.stop_if_any()
-    return made
+    assert graph is not None
+    return graph
 
 
 def _source(spec: str | Path, library: Library, problems: Problems) -> Source:

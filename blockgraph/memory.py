@@ -30,7 +30,8 @@ class Setting:
     """How a step is taken: tokens of a sequence, dtype of the compute, ranks over which FSDP2 shards the weights.
 
     No ranks are one process without FSDP2. `recompute` names what the layers compute again in the backward pass.
-    `again` says that earlier micro-batches have left their gradients, to be reduced with those of this one.
+    `again` says that earlier micro-batches have left their gradients, to be reduced with those of this one, and `cpu`
+    that the ranks are on CPUs.
     """
 
     seq: int
@@ -38,6 +39,7 @@ class Setting:
     ranks: int | None = None
     recompute: tuple[str, ...] = NOTHING
     again: bool = False
+    cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class _Layers:
 def _follow_weights(model: GraphModule, ledger: Ledger, setting: Setting) -> Collect:
     """Leave the weights out; the function that is told of each gradient, as one process or one rank of many has it."""
     if setting.ranks:
-        collect = Gathering(model, ledger, setting.ranks, setting.dtype, setting.again).collect
+        collect = Gathering(model, ledger, setting.ranks, setting.dtype, setting.again, setting.cpu).collect
     else:
         collect = partial(_stay, ledger, setting.again)
         ledger.hold(GRADIENTS, sum(weight.nbytes for weight in model.parameters()) if setting.again else 0)

@@ -34,13 +34,17 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A trained tensor that a node owns; `decay` and `lr` are its group in the optimiser."""
+    """A trained tensor that a node owns; `decay` and `lr` are its group in the optimiser.
+
+    One of several axes maps vectors, as the weight of a linear does, unless its `rows` are vectors of their own.
+    """
 
     name: str
     sizes: tuple[Size, ...]
     init: Init
     decay: bool = True
     lr: Number = ONE
+    rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +230,9 @@ class WeightedOp(Op):
     decay: bool | None = Field(None, description="whether weight decay applies")
     lr: Multiplier = Field(ONE, description="multiplier of the learning rate")
 
-    def weight(self, name: str, sizes: tuple[Size, ...], init: Init, decay: bool = True) -> Param:
+    def weight(self, name: str, sizes: tuple[Size, ...], init: Init, decay: bool = True, rows: bool = False) -> Param:
         """A parameter with this node's own choices put over the op's defaults."""
-        return Param(name, sizes, self.init or init, decay if self.decay is None else self.decay, self.lr)
+        return Param(name, sizes, self.init or init, decay if self.decay is None else self.decay, self.lr, rows)
 
 
 class MatrixOp(WeightedOp):

@@ -25,7 +25,12 @@ class Stepping:
         self.everything = {ref: text.fresh(f"{text.variables[ref]}_all") for ref in self._read_whole()}
 
     def method(self) -> list[str]:
-        """The lines, in running order; a value that is kept has a line behind the one that makes it."""
+        """The lines, in running order; a value that is kept has a line behind the one that makes it.
+
+        None where no input has tokens: what a block of another text gives is made once, by its `forward`.
+        """
+        if not self._has_tokens():
+            return []
         inputs = [self.text.variables[Ref("input", name)] for name in self.graph.inputs]
         given = ["self", *(f"{name}: Tensor" for name in inputs), "past: Cache"]
         output = "Tensor" if len(self.graph.outputs) == 1 else "tuple[Tensor, ...]"
@@ -40,7 +45,7 @@ class Stepping:
     def line(self, node: Node, indent: int) -> list[str]:
         """The line of one node, for the new tokens, and those that give the rows of all tokens."""
         if node.blocks:
-            return self.text.loop(node, ".extend", "past")
+            return self._layers(node) if self._is_made_once(node) else self.text.loop(node, ".extend", "past")
         lines = self._asked(indent) if node.path == self.first else []
         if node.path in self.plan.rows:
             lines += self.text.assigned(node, self._rows(node), indent)
@@ -65,11 +70,22 @@ class Stepping:
         apart = node.op.whole(*(self.graph.type_of(ref) for ref in node.data().values()))
         return self._expression(node, apart, START if any(map(self._varies, node.inputs.values())) else "")
 
+    def _layers(self, node: Node) -> list[str]:
+        """The layers of a stack that are the same for all tokens, as a function that runs once."""
+        results = ", ".join(self.text.variables[Ref("node", node.path, port)] for port in node.outputs)
+        name = self.text.fresh(f"run_{node.name}")
+        head = signature(name, [], "Tensor" if len(node.outputs) == 1 else "tuple[Tensor, ...]", indent=8)
+        body = [f"    {line}" for line in [*self.text.loop(node), f"        return {results}"]]
+        return ["", *head, *body, "", *statement(results, f'past.once(self, "{node.path}", {name})')]
+
     def _is_made_once(self, node: Node) -> bool:
         """Whether a node reads parameters, and inputs without tokens, beside which the graph has others."""
-        tokens = any(self._varies(Ref("input", name)) for name in self.graph.inputs)
         values = [Ref("node", node.path, port) for port in node.outputs]
-        return tokens and bool(node.inputs) and not any(map(self._varies, [*values, *node.inputs.values()]))
+        alike = not any(map(self._varies, [*values, *node.inputs.values()]))
+        return alike and bool(node.inputs) and self._has_tokens()
+
+    def _has_tokens(self) -> bool:
+        return any(self._varies(Ref("input", name)) for name in self.graph.inputs)
 
     def _expression(self, node: Node, whole: tuple[str, ...], start: str) -> str:
         read = {port: self.everything[ref] for port, ref in node.data().items() if port in whole and self._varies(ref)}

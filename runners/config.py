@@ -114,7 +114,7 @@ class Optim(Fields):
     name: Literal["adamw", "stable_adamw", "muon"] = Field(
         "adamw",
         description="stable_adamw: clips each tensor's update, which takes the place of clip; "
-        "muon: for the matrices inside the blocks, with adamw for the rest",
+        "muon: for the matrices inside the blocks, those of experts too, with adamw for the rest",
     )
     lr: float = Field(3e-3, gt=0, allow_inf_nan=False, description="peak learning rate, times the node's multiplier")
     betas: list[float] = Field([0.9, 0.95], description="decay rates of the two moments, each in [0, 1)")

@@ -25,6 +25,10 @@ class Weight(Protocol):
     def lr(self) -> float:
         """Multiplier of the learning rate."""
 
+    @property
+    def rows(self) -> bool:
+        """Whether its rows are vectors of their own."""
+
 
 def make(
     model: GraphModule, weights: Mapping[str, Weight], config: Optim, compiled: bool = False
@@ -43,19 +47,21 @@ def make(
             groups, coupled = _groups(parameters, weights, config), config.decay == "coupled"
             return StableAdamW(groups, **moments, clips_decay=coupled, compiled=compiled)
         case "muon":
-            inner, outer = _split(model, parameters)
+            inner, outer = _split(model, parameters, weights)
             # With this adjustment an update is as long as AdamW's, so that one learning rate fits both.
             muon = Muon(_groups(inner, weights, config), momentum=config.momentum, adjust_lr_fn="match_rms_adamw")
             return Together(muon, torch.optim.AdamW(_groups(outer, weights, config), **moments, fused=True))
 
 
-def _split(model: GraphModule, parameters: dict[str, nn.Parameter]) -> tuple[dict[str, nn.Parameter], ...]:
-    """The matrices inside the blocks, and all other parameters."""
-    matrices = {id(p) for block in model.blocks() for p in block.parameters() if p.ndim == 2}
-    if not matrices:
+def _split(
+    model: GraphModule, parameters: dict[str, nn.Parameter], weights: Mapping[str, Weight]
+) -> tuple[dict[str, nn.Parameter], ...]:
+    """The matrices inside the blocks with the stacks of them that experts have, and all other parameters."""
+    inside = {id(p) for block in model.blocks() for p in block.parameters() if p.ndim in (2, 3)}
+    inner = {name: p for name, p in parameters.items() if id(p) in inside and not weights[name].rows}
+    if not inner:
         message = "muon moves the matrices inside the blocks, but the model has none"
         raise SpecError([Problem(message, Place("optim.name", 0), "adamw moves all parameters")])
-    inner = {name: p for name, p in parameters.items() if id(p) in matrices}
     return inner, {name: p for name, p in parameters.items() if name not in inner}
 
 

@@ -163,7 +163,7 @@ class _Steps:
         """A step's fullest micro-batch: the last, which finds gradients of those before it if there are any."""
         config, ranks = self.run.config, self.machines.shard if self.machines.ranks > 1 else None
         dtype = DTYPES[config.train.precision]
-        setting = Setting(config.data.seq, dtype, ranks, recompute, more)
+        setting = Setting(config.data.seq, dtype, ranks, recompute, more, self.machines.name == "cpu")
         try:
             made = objective(self.run, self.graph)
             return timeline(made.graph, made.loss(config.optim.z_loss, compiled=False), setting, self.micro)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockgraph.caching import explained, refusals
+from blockgraph.caching import explained, is_fixed, refusals
 from blockgraph.commands.common import add_ops, own_ops
 from blockgraph.errors import Place, Problem, SpecError
+from blockgraph.graph import Graph, Ref
 from runners.outcome import BAD_INPUT
 from runners.telling import Teller
 
@@ -26,11 +27,13 @@ MIB = 2**20
 DESCRIPTION = """Write text behind a prompt with a trained model: a run, of which the newest good checkpoint is taken
 (it may still be training), or a folder that `blockgraph export` or `blockgraph import` wrote. What earlier tokens leave
 behind is kept in a cache that is derived from the graph; where none can be proven right, every token computes all
-again, and the reason is told. Text goes to stdout as it comes, all else to stderr."""
+again, and the reason is told. A model that reads another text, as an encoder does, is given it by --source. Text goes
+to stdout as it comes, all else to stderr."""
 EXAMPLE = """example:
   blockgraph sample runs/demo --prompt "The state of the union" --tokens 100
   blockgraph sample demo-model --prompt "My fellow" --temperature 0.8 --top-p 0.95 --seed 1 --samples 3
   cat question.txt | blockgraph sample runs/demo --prompt -
+  blockgraph sample imported --source "translate English to German: The house is small." --temperature 0
   blockgraph sample runs/demo --explain
 """
 
@@ -51,7 +54,10 @@ class Spent:
 
 def command(arguments: list[str]) -> int:
     """Write text behind a prompt with a trained model; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.prompt == options.source == "-":
+        parser.error("--prompt and --source cannot both be read from stdin")
     try:
         return _run(options)
     except SpecError as error:
@@ -73,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="the directory of a run, or of an exported or imported model")
     add("--prompt", metavar="TEXT", default="", help="what to go on from; - reads stdin; left out, a new document")
+    add("--source", metavar="TEXT", help="the other text of a model that reads two; - reads stdin")
     add("--tokens", metavar="N", type=_count, default=200, help="most tokens to write (default 200)")
     add("--temperature", metavar="T", type=_real(0.0), default=1.0, help="0 takes the likeliest (default 1)")
     add("--top-k", metavar="K", type=_count, help="draw from the K likeliest tokens")
@@ -91,16 +98,17 @@ def _run(options: argparse.Namespace) -> int:
     from runners.trained import trained  # torch takes seconds; a mistake in usage is told before
 
     found = trained(options.run, own_ops(options.ops))
-    _refuse_inputs(found)
+    _refuse_inputs(found, options.source)
     device, precision = _device(options.device), options.precision
     precision = precision or found.precision or ("bf16" if device.type == "cuda" else "fp32")
     if options.explain:
         print("\n".join(explained(found.graph, precision)))
         return 0
-    prompt = _prompt(options.prompt, found)
-    _refuse_length(found, len(prompt), options.tokens)
+    prompt, source = _prompt(options.prompt, found), _source(options.source, found)
+    _refuse_length(found, len(prompt), options.tokens, len(source))
     writer = _writer(found, len(prompt) + options.tokens, device, precision, options)
-    return _write(options, found, writer, prompt, device)
+    writer.others = {name: _rows(source, options.samples, device) for name in others(found.graph)}
+    return _write(options, found, writer, _rows(prompt, options.samples, device))
 
 
 def _writer(
@@ -122,15 +130,11 @@ def _writer(
     return Writer(model, capacity, found.tokenizer.vocab, found.tokenizer.end, cached)
 
 
-def _write(
-    options: argparse.Namespace, found: "Trained", writer: "Writer", prompt: list[int], device: "torch.device"
-) -> int:
-    import torch
-
+def _write(options: argparse.Namespace, found: "Trained", writer: "Writer", rows: "torch.Tensor") -> int:
     from runners.writing import Choice, written
 
     choice = Choice(options.temperature, options.top_k, options.top_p)
-    rows = torch.tensor([prompt] * options.samples, device=device)
+    prompt: list[int] = rows[0].tolist()
     teller = Teller(options.samples, found.tokenizer.bytes_of, found.tokenizer.decode(prompt))
     steps = written(writer, rows, options.tokens, choice, options.seed)
     try:
@@ -156,9 +160,8 @@ def _told(steps: Iterable[list[int | None]], teller: Teller, prompt: int) -> Spe
 
 def _prompt(text: str, found: "Trained") -> list[int]:
     """The tokens to go on from, behind the one that documents begin behind."""
-    given = sys.stdin.read() if text == "-" else text
     start = [] if found.start is None else [found.start]
-    tokens = [*start, *found.tokenizer.encode(given)]
+    tokens = [*start, *found.tokenizer.encode(_given(text))]
     if not tokens:
         raise SpecError(
             [Problem("the prompt has no tokens, and the model no symbol to begin with", Place("--prompt", 0))]
@@ -166,24 +169,52 @@ def _prompt(text: str, found: "Trained") -> list[int]:
     return tokens
 
 
-def _refuse_inputs(found: "Trained") -> None:
-    """Refuse a model that reads more than text, or tells something else than the next token."""
+def _source(text: str | None, found: "Trained") -> list[int]:
+    """The tokens of the other text, with the one that ends documents behind them."""
+    return [] if text is None else [*found.tokenizer.encode(_given(text)), found.tokenizer.end]
+
+
+def _given(text: str) -> str:
+    return sys.stdin.read() if text == "-" else text
+
+
+def _rows(tokens: list[int], count: int, device: "torch.device") -> "torch.Tensor":
+    import torch
+
+    return torch.tensor([tokens] * count, device=device)
+
+
+def others(graph: Graph) -> list[str]:
+    """Inputs that no token has a row of: another text, or whatever else is the same for all of them."""
+    return [name for name in graph.inputs if is_fixed(graph, Ref("input", name))]
+
+
+def _refuse_inputs(found: "Trained", source: str | None) -> None:
+    """Refuse a model that reads more than texts, or tells something else than the next token."""
     from runners.spec import DOCUMENTS
 
-    graph = found.graph
-    others = [name for name, kind in graph.inputs.items() if name != DOCUMENTS and kind.kind != "int"]
-    tokens = [name for name in graph.inputs if name != DOCUMENTS and name not in others]
-    if graph.kind != "model" or others or len(tokens) != 1 or len(graph.outputs) != 1:
+    graph, place = found.graph, Place(str(found.path), 0)
+    more = others(graph)
+    tokens = [name for name in graph.inputs if name not in (DOCUMENTS, *more)]
+    texts = all(kind.kind == "int" for kind in graph.inputs.values()) and len(more) <= 1
+    if graph.kind != "model" or not texts or len(tokens) != 1 or len(graph.outputs) != 1:
         told = f"the {graph.kind} reads {', '.join(graph.inputs)} and gives {', '.join(graph.outputs)}"
-        hint = "text is written by a model that reads `tokens` and gives logits"
-        raise SpecError([Problem(told, Place(str(found.path), 0), hint)])
+        hint = "text is written by a model that reads `tokens`, and at most one text besides, and gives logits"
+        raise SpecError([Problem(told, place, hint)])
+    if more and source is None:
+        raise SpecError([Problem(f"the model reads another text, '{more[0]}'", place, "give it by --source TEXT")])
+    if source is not None and not more:
+        raise SpecError([Problem("the model reads no other text than the prompt", Place("--source", 0))])
 
 
-def _refuse_length(found: "Trained", prompt: int, tokens: int) -> None:
+def _refuse_length(found: "Trained", prompt: int, tokens: int, source: int) -> None:
     """Refuse more tokens than a node takes; the last one that is written is not read again."""
     asked = prompt + tokens - 1
-    for node, longest in _bounds(found):
-        if asked > longest:
+    for node, longest, alone in _bounds(found):
+        if alone and source > longest:
+            told = f"{node} takes {longest:,} tokens, and the source has {source:,}"
+            raise SpecError([Problem(told, Place(str(found.path), 0), "shorten it")])
+        if not alone and asked > longest:
             told = f"{node} takes {longest:,} tokens, and {prompt:,} of the prompt with {tokens:,} more need {asked:,}"
             room = longest - prompt + 1
             hint = f"--tokens {room} is the most" if room > 0 else f"shorten the prompt by {1 - room:,} tokens"
@@ -193,11 +224,13 @@ def _refuse_length(found: "Trained", prompt: int, tokens: int) -> None:
         print(f"note: {told}; text beyond may be poor", file=sys.stderr)
 
 
-def _bounds(found: "Trained") -> Iterator[tuple[str, int]]:
-    for prefix, _, node in found.graph.walk():
+def _bounds(found: "Trained") -> Iterator[tuple[str, int, bool]]:
+    """Nodes with the most tokens that they take, and whether those are the tokens of the other text alone."""
+    for prefix, graph, node in found.graph.walk():
         longest = node.op.longest()
         if longest is not None and longest.known is not None:
-            yield f"{prefix}{node.path} ({node.op.name})", longest.known
+            alone = all(is_fixed(graph, ref) for ref in node.inputs.values())
+            yield f"{prefix}{node.path} ({node.op.name})", longest.known, alone
 
 
 def _device(name: str | None) -> "torch.device":

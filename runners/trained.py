@@ -19,7 +19,7 @@ from runners.rundir import MODEL, RUN, RunDir, refuse
 from runners.tokenizer import Tokenizer
 
 WEIGHTS, TOKENIZER, CONFIG = "model.safetensors", "tokenizer.model", "config.json"
-SOURCE = "source"  # in the metadata of weights that were imported
+SOURCE, START = "source", "start"  # in the metadata of weights that were imported
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Trained:
             model = build(graph, cached=cached)
         model.to_empty(device=device)
         try:
-            model.load_state_dict(dict(self.tensors))
+            model.load_state_dict(self._by_every_name(model))
         except RuntimeError as error:
             told = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise refuse(self.path, f"the weights are not those of {MODEL}: {told}") from None
@@ -56,6 +56,13 @@ class Trained:
         if dtype != torch.float32:
             narrow(model, dtype)
         return model.eval().requires_grad_(False)
+
+    def _by_every_name(self, model: Model) -> dict[str, Tensor]:
+        """The tensors; what layers share is stored under one of its names, and stands under each of them here."""
+        state = model.state_dict(keep_vars=True)
+        stored = {id(value): self.tensors[name] for name, value in state.items() if name in self.tensors}
+        shared = {name: stored[id(value)] for name, value in state.items() if id(value) in stored}
+        return shared | dict(self.tensors)
 
 
 def narrow(model: Model, dtype: torch.dtype) -> None:
@@ -84,10 +91,11 @@ def trained(path: Path, ops: Mapping[str, type[Op]]) -> Trained:
     try:
         with safe_open(path / WEIGHTS, framework="pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            imported = SOURCE in (file.metadata() or {})
+            said = file.metadata() or {}
     except SafetensorError as error:
         raise refuse(path / WEIGHTS, f"no safetensors file: {error}") from None
-    return Trained(path, graph, found, words, words.bos if imported else words.end)
+    start = words.bos if SOURCE in said else words.end
+    return Trained(path, graph, found, words, int(said[START]) if said.get(START, "").isdecimal() else start)
 
 
 def _of_run(path: Path, graph: Graph, words: Tokenizer) -> Trained:

@@ -55,13 +55,15 @@ class Choice:
 class Writer:
     """Goes on with rows of tokens of one length, in a cache with room for `capacity` or, without one, all over again.
 
-    `pieces` are the tokens that mean something, and `end` the one that stands behind a document.
+    `pieces` are the tokens that mean something, and `end` the one that stands behind a document. `others` are inputs
+    beside the tokens that stay the same, such as the text that an encoder reads.
     """
 
     def __init__(self, model: Model, capacity: int, pieces: int, end: int, cached: bool):
         self.model, self.pieces, self.end = model, pieces, end
         self.cache = Cache(capacity) if cached else None
         self.tokens: Tensor | None = None
+        self.others: dict[str, Tensor] = {}
 
     @torch.inference_mode()
     def read(self, tokens_BT: Tensor) -> Tensor:
@@ -83,8 +85,9 @@ class Writer:
         """The tokens from `first` to before `end`, and the documents they stand in where the model reads them."""
         assert self.tokens is not None
         ends = (self.tokens == self.end).long()
-        known = {DOCUMENTS: ends.cumsum(1) - ends}
-        return [known.get(name, self.tokens)[:, first:end] for name in self.model.graph.inputs]
+        rows = {DOCUMENTS: ends.cumsum(1) - ends}
+        inputs = self.model.graph.inputs
+        return [self.others[n] if n in self.others else rows.get(n, self.tokens)[:, first:end] for n in inputs]
 
 
 def written(writer: Writer, prompt_BT: Tensor, count: int, choice: Choice, seed: int) -> Iterator[list[int | None]]:

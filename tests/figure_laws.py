@@ -14,7 +14,8 @@ def faults(scene: Scene) -> list[str]:
     """All that is wrong with a scene's coordinates."""
     return [
         *overlapping_boxes(scene), *wires_through_boxes(scene), *wires_along_wires(scene), *loose_ends(scene),
-        *words_in_the_way(scene), *strangers_in_plates(scene), *labels_past_their_sides(scene),
+        *arrows_in_one_place(scene), *words_in_the_way(scene), *strangers_in_plates(scene),
+        *labels_past_their_sides(scene),
     ]  # fmt: skip
 
 
@@ -51,6 +52,17 @@ def wires_along_wires(scene: Scene) -> Iterator[str]:
                 continue
             if any(shared(a, b) > 1.5 for a in lines(one) for b in lines(other)):
                 yield f"{one.tail} -> {one.head} runs along {other.tail} -> {other.head}"
+
+
+def arrows_in_one_place(scene: Scene) -> Iterator[str]:
+    """Two values that seem to be one where they come to a box; a sum is small, and any may go in together."""
+    kinds = {box.slot: box.shape for box in scene.boxes}
+    for index, one in enumerate(scene.wires):
+        for other in scene.wires[index + 1 :]:
+            (x1, y1), (x2, y2) = one.points[-1], other.points[-1]
+            near = abs(x1 - x2) < 4 and abs(y1 - y2) < 4
+            if one.head == other.head and one.net != other.net and near and kinds[one.head] != "circle":
+                yield f"{one.tail} and {other.tail} come to {one.head} in one place"
 
 
 def loose_ends(scene: Scene) -> Iterator[str]:

@@ -164,6 +164,23 @@ def test_the_last_row_alone_is_the_last_of_all(case: str) -> None:
         assert_equal([found], [model(*inputs)[:, -1:]])
 
 
+def test_an_encoder_runs_once_for_a_text() -> None:
+    model, count = made("model t5"), 0
+
+    def counted(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    hooks = [layer.register_forward_hook(counted) for layer in model.encoder]
+    inputs = inputs_of(model.graph)
+    with torch.no_grad():
+        in_parts(model, inputs, [4, 5, 6], Cache(SEQ))
+    for hook in hooks:
+        hook.remove()
+    assert count == len(model.encoder)
+    assert not hasattr(model.encoder[0], "extend")
+
+
 EXTEND = """\
     def extend(self, x: Tensor, past: Cache) -> Tensor:
         \"\"\"`forward` for the tokens behind those of `past`; their rows alone are computed.\"\"\"
@@ -198,8 +215,9 @@ def test_the_text_is_read_like_the_forward_pass_and_keeps_what_is_smallest() -> 
     assert EXTEND in "\n".join(lines) + "\n"
 
 
-def test_a_module_with_a_cache_is_written_formatted_and_stands_alone(tmp_path: Path, capsys: Any) -> None:
-    assert main(["compile", "value_residual", "--set", "size=tiny", "--cache", "-o", str(tmp_path / "module.py")]) == 0
+@pytest.mark.parametrize("spec", ["value_residual", "t5"])
+def test_a_module_with_a_cache_is_written_formatted_and_stands_alone(tmp_path: Path, spec: str) -> None:
+    assert main(["compile", spec, "--set", "size=tiny", "--cache", "-o", str(tmp_path / "module.py")]) == 0
     rules = ["--isolated", "--line-length", "120", "--target-version", "py311", "--no-cache"]
     for command in (["format", "--check"], ["check", "--select", "E,F,I,B,UP,RUF,SIM", "--ignore", "RUF002,RUF003"]):
         ended = subprocess.run(
@@ -209,10 +227,11 @@ def test_a_module_with_a_cache_is_written_formatted_and_stands_alone(tmp_path: P
             check=False,
         )
         assert ended.returncode == 0, ended.stdout
+    source = "t, " if spec == "t5" else ""
     program = (
         "import torch, module; m = module.build(); t = torch.arange(12)[None]; c = module.Cache(12)\n"
-        "a = m.extend(t[:, :7], c); c.advance(7); b = m.extend(t[:, 7:], c)\n"
-        "torch.testing.assert_close(torch.cat((a, b), 1), m(t), rtol=0, atol=1e-5)"
+        f"a = m.extend({source}t[:, :7], c); c.advance(7); b = m.extend({source}t[:, 7:], c)\n"
+        f"torch.testing.assert_close(torch.cat((a, b), 1), m({source}t), rtol=0, atol=1e-5)"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

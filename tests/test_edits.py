@@ -26,6 +26,11 @@ BASES = {
     "gemma3": ("qk_norm", "qk_norm_cap", "qk_fc_norm", "sigma_reparam", "soft_cap", "soft_clip", "soft_temp"),
 }
 THERE = {("gemma2", "soft_cap"), ("gemma3", "qk_norm"), ("gemma3", "qk_fc_norm")}  # what the base has already
+# Of all other models with all edits a few, of which each is unlike the others.
+MORE = (
+    *("olmo2 + qk_norm", "gemma3 + soft_cap", "mixtral + sigma_reparam", "hyper_connections + sigma_reparam"),
+    *("deepseek_v3 + qk_fc_norm", "gpt_oss + soft_clip", "gptj + qkv_norm", "t5 + qk_norm_cap", "vit + layer_scale"),
+)
 LLAMA = ["set.n_kv_heads=1", "set.d_ff=32"]
 HEAD = ("block:", "model:", "title:", "paper:")
 COMMENTED = """\
@@ -117,13 +122,19 @@ def test_an_edited_text_is_the_same_every_time():
     assert bg.edit("llama3", "qkv_norm") == bg.edit("llama3", "qkv_norm")
 
 
-@pytest.mark.parametrize("spec", [*(f"llama3 + {name}" for name in EDITS), "olmo2 + qk_norm", "gemma3 + soft_cap"])
+@pytest.mark.parametrize("spec", [*(f"llama3 + {name}" for name in EDITS), *MORE])
 def test_edited_models_compute_and_have_finite_gradients(spec):
     model = bg.compile(spec, size="tiny")
-    tokens = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(0))
-    F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
+    inputs = list(map(drawn, model.graph.inputs.values()))
+    logits = model(*inputs).flatten(0, -2)
+    F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64)).backward()
     grads = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert [name for name, grad in grads.items() if grad is None or not grad.isfinite().all()] == []
+
+
+def drawn(kind):
+    draw, shape = torch.Generator().manual_seed(0), [size.at(batch=2, seq=16, src=7) for size in kind.sizes]
+    return torch.randint(256, shape, generator=draw) if kind.kind == "int" else torch.randn(shape, generator=draw)
 
 
 def test_llama_changes_in_the_lines_that_the_edit_names():
@@ -213,7 +224,7 @@ def test_what_is_there_is_not_put_there_twice(name):
 
 def test_a_base_without_the_place_is_told_at_the_word_that_names_it():
     line, text, caret = told("sigmoid_attention", "soft_cap")
-    assert line.partition("soft_cap.yaml:")[2].startswith("7:53: error: ")
+    assert line.partition("soft_cap.yaml:")[2].startswith("8:53: error: ")
     assert line.endswith(
         "sigmoid_attention.yaml: the block sigmoid_block has no 'mask', because it has no 'scores': "
         "matmul that feeds softmax through limit, mask, scale, add"
@@ -265,6 +276,76 @@ def test_the_whole_text_of_a_model_holds_the_edited_block():
     Path("whole.yaml").write_text(bg.text(graph))
     assert canonical(load("./whole.yaml")) == canonical(graph)
     assert canonical(graph) == canonical(load("gpt", block="qk_norm", size="tiny"))
+
+
+def test_an_edited_model_stands_alone():
+    text = bg.edit("gpt", "qk_norm", "soft_cap")
+    Path("alone.yaml").write_text(text)
+    assert "slots: {block: baseline_qk_norm} " in text
+    assert "\nblocks:\n  baseline_qk_norm:\n    block: baseline_qk_norm\n    title: Baseline" in text
+    assert canonical(load("./alone.yaml")) == canonical(load("gpt", block="qk_norm_cap"))
+    assert canonical(load("./alone.yaml", block="baseline")) == canonical(load("gpt"))
+
+
+MODEL = """\
+model: own
+dims: {vocab: 99, n_layers: 4, d_model: 16, n_heads: 2}
+slots: {one: ./mine.yaml, two: mine, three: ./mine.yaml}   # of my own
+inputs: {tokens: [batch, seq]}
+nodes:
+  embed:  {op: embedding, in: tokens, rows: vocab, width: d_model}
+  layers: {op: stack, of: [one, two, three], repeat: n_layers, at: {"0": ./first.yaml}}
+  head:   {op: linear, out: vocab}
+outputs: {logits: head}
+"""
+
+
+INSIDE = """
+blocks:
+  unused: {block: unused, inputs: {x: [batch, seq, 4]}, nodes: {a: {op: relu}}, outputs: {x: a}}
+"""
+
+
+@pytest.mark.parametrize("out", ["deep", "other", "other/deeper"])
+@pytest.mark.parametrize("more", ["", INSIDE])
+def test_paths_in_a_text_that_is_written_elsewhere_lead_where_they_led(out, more):
+    for folder in ("deep", "other/deeper"):
+        Path(folder).mkdir(parents=True)
+    Path("deep/mine.yaml").write_text(COMMENTED)
+    Path("deep/first.yaml").write_text(COMMENTED.replace("block: mine", "block: first"))
+    Path("deep/own.yaml").write_text(MODEL + more)
+    assert main(["edit", "deep/own.yaml", "--apply", "qk_norm", "-o", f"{out}/new.yaml"]) == 0
+    text = Path(f"{out}/new.yaml").read_text()
+    first = {"deep": "./first.yaml", "other": "../deep/first.yaml", "other/deeper": "../../deep/first.yaml"}[out]
+    assert f'at: {{"0": {first}}}' in text
+    assert "slots: {one: mine_qk_norm, two: mine_qk_norm_2, three: mine_qk_norm}  # of my own" in text
+    assert text.count("# Scores of all pairs.") == 2
+    graph = load(f"./{out}/new.yaml")
+    assert ["ln_q" in " ".join(block.nodes) for block in graph.nodes["layers"].blocks] == [False, True, True, True]
+
+
+def test_a_model_in_braces_names_the_edit_behind_the_block():
+    Path("deep").mkdir()
+    Path("deep/mine.yaml").write_text(COMMENTED)
+    Path("deep/own.yaml").write_text(
+        "{model: own, dims: {d_model: 16, n_heads: 2}, slots: {one: mine}, inputs: {x: [batch, seq, d_model]}, "
+        "nodes: {layers: {op: stack, in: x, of: one, repeat: 2}}, outputs: {x: layers}}\n"
+    )
+    assert main(["edit", "deep/own.yaml", "--apply", "qk_norm", "-o", "new.yaml"]) == 0
+    assert "slots: {one: deep/mine.yaml + qk_norm}" in Path("new.yaml").read_text()
+    assert "attn.ln_q" in load("./new.yaml").nodes["layers"].blocks[0].nodes
+
+
+def test_a_text_that_would_mean_something_else_where_it_is_written_is_refused(capsys):
+    Path("deep").mkdir()
+    Path("deep/mine.yaml").write_text(COMMENTED)
+    Path("deep/own.yaml").write_text(MODEL.replace('at: {"0": ./first.yaml}', 'at: {"0": mine}'))
+    assert main(["edit", "deep/own.yaml", "--apply", "qk_norm", "-o", "new.yaml"]) == 1
+    assert "no spec is called 'mine'" in capsys.readouterr().err
+    Path("mine.yaml").write_text(COMMENTED.replace("[x, attn.proj]", "[x, x, attn.proj]"))
+    assert main(["edit", "deep/own.yaml", "--apply", "qk_norm", "-o", "new.yaml"]) == 1
+    assert "a name in the text means another block in . than beside deep/own.yaml" in capsys.readouterr().err
+    assert not Path("new.yaml").exists()
 
 
 def test_a_study_crosses_edits_and_its_cells_have_safe_names(tmp_path):

@@ -4,6 +4,7 @@ import re
 import subprocess
 import xml.etree.ElementTree as ET
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 from figure_laws import faults
@@ -15,12 +16,13 @@ from blockgraph.drawing import Options, beside, changes, figure
 from blockgraph.errors import SpecError
 from blockgraph.figure import engine
 from blockgraph.figure.picture import Detail
-from blockgraph.figure.style import LOOKS
+from blockgraph.figure.style import LOOKS, TITLE
 from blockgraph.library import shipped
 from blockgraph.load import load
 
 BLOCKS = ["baseline", "soft_temp", "soft_cap", "soft_clip", "sigma_reparam", "layer_scale", "qk_norm", "qk_norm_cap",
           "qkv_norm", "qk_fc_norm"]  # fmt: skip
+ABLATIONS = Path(__file__).parents[1] / "specs" / "ablations"
 DETAILS = [Options(), Options(aligned=False), Options(Detail("names", cost=True)), Options(Detail("numbers"))]
 SHAPES_BY_HAND = """\
 block: forked
@@ -129,6 +131,30 @@ def test_a_stack_of_several_blocks_shows_each_with_its_layers():
     assert shown("value_residual", n_layers=3) == [
         ("layers/first", 0, "layer 0"), ("layers/later", 2, "layers 1–2"),
     ]  # fmt: skip
+
+
+def test_what_layers_carry_apart_from_the_stream_has_a_line_and_a_name_of_its_own():
+    scene = figure(load("unet"))
+    (skip,) = (wire for wire in scene.wires if wire.head == "layers/up/gain")
+    (stream,) = (w for w in scene.wires if w.head == "layers/up/add_skip" and w.tail == "layers/down/add_ff")
+    assert skip.tail == stream.tail
+    assert skip.net != stream.net
+    assert "SKIP" in [words.text for words in scene.words]
+
+
+def test_only_what_comes_to_a_sum_is_drawn_as_a_residual():
+    kinds = {wire.head: wire.kind for wire in figure(load("mixtral")).wires if wire.kind == "skip"}
+    assert set(kinds) == {"layers/add_attn", "layers/add_ff"}
+
+
+def test_a_long_title_goes_on_in_further_lines_and_is_not_wider_than_its_figure():
+    scene = changes(compare(load("qk_fc_norm"), load(ABLATIONS / "all_norm.yaml")))
+    lines = [words.text for words in scene.words if words.size == TITLE]
+    assert " ".join(lines[::-1]) == (
+        "Layer normalization after all four linears, against QK, Proj and FC2 layer normalization"
+    )
+    left, _, right, _ = scene.area
+    assert right - left < 400
 
 
 def test_blocks_of_a_stack_are_compared_one_by_one():

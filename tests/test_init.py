@@ -10,6 +10,7 @@ from oracle import METHODS
 from torch import nn
 
 import blockgraph as bg
+from blockgraph.kernels import reparam
 
 SPECS = Path(__file__).parent / "specs"
 SIZES = {"n_layers": 3, "d_model": 64, "n_heads": 4, "vocab": 61}
@@ -107,6 +108,37 @@ def test_fifteen_iterations_come_close_to_sigma_and_more_reach_it() -> None:
     for node in (block.attn.qkv, block.attn.proj, block.ff.fc1, block.ff.fc2):
         sigma = torch.linalg.matrix_norm(node.weight, 2).item()
         assert (node.u @ node.weight @ node.v).item() == pytest.approx(sigma, rel=1e-5)
+
+
+def test_experts_have_a_sigma_each() -> None:
+    layer = bg.compile("mixtral + sigma_reparam", size="tiny").layers[0]
+    for _ in range(400):
+        layer.after_step()
+    node = layer.ff.gate_up
+    sigma = torch.linalg.matrix_norm(node.weight, 2, dim=(1, 2))
+    assert node.gamma.shape == sigma.shape == (4,)
+    node.gamma.data *= torch.arange(1, 5)
+    found = reparam.sigma_reparam(node.weight, node.gamma, node.u, node.v)
+    expected = node.weight * (torch.arange(1, 5) / sigma)[:, None, None]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_reparametrised_weight_of_zeros_is_one_until_it_has_a_direction() -> None:
+    module = bg.compile("unet + sigma_reparam", size="tiny")
+    node = module.layers[0].attn.proj
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(4):
+        loss = F.cross_entropy(module(torch.arange(24).view(2, 12)).flatten(0, 1), torch.arange(24))
+        loss.backward()
+        losses.append(loss.item())
+        assert all(value.grad.isfinite().all() for value in module.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        module.after_step()
+    assert losses[-1] < losses[0]
+    assert node.u.norm().item() == pytest.approx(1.0)
+    assert reparam.spectral_norm(node.weight, node.u, node.v).item() > 0
 
 
 def test_one_step_of_the_optimiser_is_one_power_iteration() -> None:

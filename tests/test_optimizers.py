@@ -153,6 +153,20 @@ def test_muon_on_whole_matrices_is_torchs_own(settings: dict[str, Any]) -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+@pytest.mark.parametrize("settings", [{"momentum": 0.9}, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}])
+def test_muon_on_a_stack_is_that_on_each_of_its_matrices(shape: tuple[int, int], settings: dict[str, Any]) -> None:
+    gradients = draws(5, *shape, scales=(1, 2, 0.5))
+    gradients[0][3] = 0  # an expert without rows
+    together = nn.Parameter(torch.ones(5, *shape))
+    found = stepped(Muon([together], lr=0.1, weight_decay=0.2, **settings), together, gradients)
+    for expert in range(5):
+        alone = nn.Parameter(torch.ones(shape))
+        made = torch.optim.Muon([alone], lr=0.1, weight_decay=0.2, **settings)
+        expected = stepped(made, alone, [gradient[expert] for gradient in gradients])
+        torch.testing.assert_close(found[expert], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_muon_gets_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     model = bg.compile(SPECS / "shared.yaml", block="sigma_reparam")
     muon, adamw = optim.make(model, model.weights, Optim(name="muon")).parts
@@ -161,6 +175,19 @@ def test_muon_gets_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     linears = ("attn.qkv", "ff.fc1", "ff.fc2")
     matrices = {f"layers.0.{name}.weight" for name in linears} | {f"layers.{n}.attn.proj.weight" for n in range(3)}
     assert found == [matrices, set(names.values()) - matrices]
+
+
+def test_muon_takes_experts_but_neither_their_biases_nor_tables_of_biases() -> None:
+    def moved(spec: str, **sizes: Any) -> set[str]:
+        model = bg.compile(spec, **sizes)
+        groups = optim.make(model, model.weights, Optim(name="muon")).parts[0].param_groups
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        return {names[id(p)].partition("layers.0.")[2] for group in groups for p in group["params"]}
+
+    linears = {f"attn.{name}.weight" for name in "qkv"} | {"attn.proj.weight"}
+    experts = {"ff.router.weight", "ff.gate_up.weight", "ff.down.weight"}
+    assert moved("gpt_oss", size="tiny") - {""} == linears | experts
+    assert {name for name in moved("t5", size="tiny") if "bias" in name} == set()
 
 
 def test_muon_without_a_matrix_to_move_is_refused() -> None:
@@ -187,7 +214,10 @@ def test_decay_follows_the_node_and_the_schedule(name: str, decay: str, factors:
     settings = Optim(name=name, lr=0.2, weight_decay=0.1, decay=decay)
     model = nn.ParameterDict({name: nn.Parameter(torch.ones(3, 3)) for name in (*weights, "other")})
     model.blocks = lambda: [nn.ParameterDict({name: model[name] for name in weights})]
-    groups = {name: SimpleNamespace(decay=d, lr=lr) for name, (d, lr) in (weights | {"other": (False, 1.0)}).items()}
+    groups = {
+        name: SimpleNamespace(decay=d, lr=lr, rows=False)
+        for name, (d, lr) in (weights | {"other": (False, 1.0)}).items()
+    }
     made = optim.make(model, groups, settings)
     for share in (0.25, 1.0):
         for parameter in model.values():

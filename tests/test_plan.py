@@ -102,7 +102,7 @@ def machines(gpus=1, device=DEVICES["h100"]):
 
 
 class NoData:
-    """Sequences of zeros."""
+    """Sequences that run through many tokens, so that many experts are chosen."""
 
     def __init__(self):
         self.train = self.validation = self
@@ -111,7 +111,7 @@ class NoData:
         return self
 
     def batch(self, first, count):
-        return torch.zeros(count, SEQ + 1, dtype=torch.int64)
+        return torch.arange(count * (SEQ + 1)).view(count, -1) % 256
 
 
 def trainer(run, graph, mesh=None, loss=None):
@@ -139,7 +139,16 @@ def held_by(real):
 )
 def test_a_trainer_takes_the_bytes_that_are_planned(tmp_path, optimizer, micro, checkpointing, lowering):
     keys = f"optim.name={optimizer}", f"train.micro_batch={micro}", f"train.checkpointing={checkpointing}"
-    run, graph = run_of(tmp_path, "optim.z_loss=1e-4", f"train.lowering={lowering}", *keys), graph_of("qk_norm")
+    takes_the_planned(run_of(tmp_path, "optim.z_loss=1e-4", f"train.lowering={lowering}", *keys), graph_of("qk_norm"))
+
+
+@pytest.mark.parametrize("name", ["olmoe", "deepseek_v2"])
+def test_a_trainer_of_experts_takes_the_bytes_that_are_planned(tmp_path, name):
+    run = run_of(tmp_path, "train.lowering=explicit", "train.micro_batch=16")
+    takes_the_planned(run, bg.load(name, size="tiny", n_experts=32))
+
+
+def takes_the_planned(run, graph):
     real = trainer(run, graph)
     real.step(1)
     most, _ = measured(lambda: real.step(2))
@@ -165,8 +174,24 @@ def test_a_rank_of_many_takes_the_bytes_that_are_planned(tmp_path, mesh, block, 
     real._backward(1)
     real.optimizer.zero_grad()
     most, _ = measured(lambda: real._backward(2))
-    setting = Setting(SEQ, DTYPES[precision], RANKS, run.config.train.recompute, again=micro < MICRO)
+    setting = Setting(SEQ, DTYPES[precision], RANKS, run.config.train.recompute, again=micro < MICRO, cpu=True)
     assert peak(graph, LOSS, setting, micro) == pytest.approx(most, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "checkpointing"),
+    [("mixtral", "bf16", "none"), ("gpt_oss", "fp32", "block"), ("deepseek_v3", "bf16", "block")],
+)
+def test_experts_that_outweigh_the_rest_take_what_is_planned(tmp_path, mesh, name, precision, checkpointing):
+    keys = f"train.precision={precision}", f"train.checkpointing={checkpointing}", "train.lowering=explicit"
+    wide = {"d_expert" if name == "deepseek_v3" else "d_ff": 512}
+    run, graph = run_of(tmp_path, *keys), bg.load(name, size="tiny", n_experts=32, **wide)
+    real = trainer(run, graph, mesh)
+    real._backward(1)
+    real.optimizer.zero_grad()
+    most, _ = measured(lambda: real._backward(2))
+    setting = Setting(SEQ, DTYPES[precision], RANKS, run.config.train.recompute, cpu=True)
+    assert peak(graph, LOSS, setting, MICRO) == pytest.approx(most, rel=TOLERANCE)
 
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # an open head puts out a view of its weight
@@ -181,7 +206,7 @@ def test_embedding_and_head_larger_than_a_layer_are_whole_one_at_a_time(tmp_path
     real._backward(1)
     real.optimizer.zero_grad()
     most, _ = measured(lambda: real._backward(2))
-    setting = Setting(SEQ, DTYPES[precision], RANKS, NOTHING, again=micro < MICRO)
+    setting = Setting(SEQ, DTYPES[precision], RANKS, NOTHING, again=micro < MICRO, cpu=True)
     moment = max(rehearse(made.graph, made.loss(0.0, compiled=False), setting, micro), key=total)
     assert total(moment) == pytest.approx(most, rel=TOLERANCE)
     size, small = 8001 * SIZE["d_model"] * DTYPES[precision].itemsize, 2**18

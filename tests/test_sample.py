@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from train_case import train, trained_in, write_case
 
 import blockgraph as bg
@@ -42,7 +42,7 @@ def model_at(folder, run, spec, **dims):
     shutil.copy(run / "tokenizer.model", folder)
     graph = bg.load(spec, vocab=300, **dims)
     (folder / "model.yaml").write_text(bg.text(graph))
-    save_file(bg.compile(graph).state_dict(), folder / "model.safetensors")
+    save_model(bg.compile(graph), folder / "model.safetensors")
     return folder
 
 
@@ -181,6 +181,34 @@ def test_weights_kept_in_bf16_change_no_bit(tmp_path, run):
     assert own.layers[0].attn.qkv.weight.dtype == own.norm.weight.dtype == torch.float32
 
 
+def test_a_model_that_reads_two_texts_is_given_the_other_one(run, capsys, tmp_path):
+    folder = model_at(tmp_path / "t5", run, "t5", size="tiny")
+    arguments = (folder, "--tokens", 12, "--seed", 3)
+    told = said(capsys, *arguments, "--source", PROMPT)
+    assert told.out == said(capsys, *arguments, "--source", PROMPT, "--no-cache").out
+    assert told.out != said(capsys, *arguments, "--source", "cab").out
+    assert (
+        told.out == said(capsys, *arguments, "--source", PROMPT, "--samples", 2).out.split("---")[1].partition("\n")[2]
+    )
+    assert sample.command([str(folder)]) == 1
+    assert (
+        capsys.readouterr().err
+        == f"{folder}: error: the model reads another text, 'source'; give it by --source TEXT\n"
+    )
+    assert sample.command([str(run), "--source", "a"]) == 1
+    assert capsys.readouterr().err == "--source: error: the model reads no other text than the prompt\n"
+    with pytest.raises(SystemExit) as ended:
+        sample.command([str(folder), "--prompt", "-", "--source", "-"])
+    assert ended.value.code == 2
+
+
+def test_written_text_begins_behind_the_token_that_was_imported_with_the_weights(run, tmp_path):
+    folder = model_at(tmp_path / "t5", run, "t5", size="tiny")
+    model = bg.compile(str(folder / "model.yaml"))
+    save_model(model, folder / "model.safetensors", metadata={"source": "hf", "start": "7"})
+    assert trained(folder, OPS).start == 7
+
+
 def test_what_is_kept_is_told_and_so_is_why_nothing_is(run, capsys, tmp_path):
     told = said(capsys, run, "--explain").out.splitlines()
     assert told[0] == "cache: 256 bytes a token in fp32"
@@ -227,7 +255,7 @@ def test_mistakes_are_one_line(run, capsys, tmp_path):
         tmp_path: "there is neither a run nor a model here; give a directory",
         tmp_path / "hf": f"this is a model of transformers, with no model.yaml; `blockgraph import hf {tmp_path}/hf",
         tmp_path / "bare": "there is no tokenizer.model here, so a prompt cannot be turned into tokens; put",
-        block: "the block reads x and gives x; text is written by a model that reads `tokens` and gives logits",
+        block: "the block reads x and gives x; text is written by a model that reads `tokens`, and at most",
         other: "the weights are not those of model.yaml: size mismatch for embed.weight",
     }
     for place, told in cases.items():

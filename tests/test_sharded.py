@@ -42,9 +42,17 @@ RAGGED = {"ragged": (*STEPS, "set.vocab=307", "train.steps=8", "train.micro_batc
 ADDED = (*STEPS, f"model={SPECS / 'losses.yaml'}", "set={}", "train.steps=10", "log.probes=[experts]")
 LOSSES = {f"losses-{count}": (*ADDED, f"train.micro_batch={count}") for count in (1, 4)}
 ROUTED = {"losses-bf16": (*ADDED, "train.precision=bf16", "train.micro_batch=4")}
-ALONE = (
-    RAGGED | PARTS | CASES | MIXED | MICRO | LOSSES | ROUTED | {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)} | SHARED
-)
+# Experts that do not divide among the processes, with biases, and some whose loads are balanced.
+TINY = (*STEPS, "train.steps=6", "log.probe=5", "checkpoint.every=6", "log.evaluate=6")
+EXPERTS = {
+    "mixtral": (*TINY, "model=mixtral", "set={size: tiny, n_experts: 5}", "train.micro_batch=2"),
+    "gpt_oss": (*TINY, "model=gpt_oss", "set={size: tiny}", "train.checkpointing=block"),
+    "deepseek_v3": (*TINY, "model=deepseek_v3", "set={size: tiny}"),
+}
+MUON = {"mixtral-muon": (*EXPERTS["mixtral"], "optim.name=muon")}
+ALONE = RAGGED | PARTS | CASES | MIXED | MICRO | LOSSES | ROUTED | SHARED | EXPERTS | MUON
+ALONE |= {"uneven": UNEVEN, "again": (*STEPS, *AGAIN)}
+FOUR = CASES | HYBRID | RAGGED | {"uneven": UNEVEN, "mixtral": EXPERTS["mixtral"]}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +101,7 @@ def two(tiny, one):
 def four(tiny, two):
     """Runs of four processes, also as two copies of two, and two that were begun on two processes."""
     folder = tiny.parent / "four"
-    jobs = [Job(folder / name, overrides) for name, overrides in (CASES | HYBRID | RAGGED | {"uneven": UNEVEN}).items()]
+    jobs = [Job(folder / name, overrides) for name, overrides in FOUR.items()]
     jobs.append(Job(folder / "ragged-2x2", (*RAGGED["ragged"], "train.shard=2"), around=in_small_messages))
     for name in ("whole", "pieces"):
         shutil.copytree(two / name, folder / name)
@@ -104,20 +112,23 @@ def four(tiny, two):
     return folder
 
 
-@pytest.mark.parametrize("name", [*CASES, *MICRO, "uneven", "shared", "ragged"])
+@pytest.mark.parametrize("name", [*CASES, *MICRO, "uneven", "shared", "ragged", *EXPERTS])
 def test_two_processes_give_the_losses_of_one(one, two, name):
     assert apart(two / name, one / name) < 1e-5
     assert apart(two / name, one / name, "grad_norm") < 1e-4
     assert series(two / name)[-1]["val_loss"] == pytest.approx(series(one / name)[-1]["val_loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", [*CASES, "uneven", "ragged"])
+@pytest.mark.parametrize("name", [*CASES, "uneven", "ragged", "mixtral"])
 def test_four_processes_give_the_losses_of_one(one, four, name):
     assert apart(four / name, one / name) < 1e-5
     assert series(four / name)[-1]["val_loss"] == pytest.approx(series(one / name)[-1]["val_loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", [*CASES, "micro-2", "uneven", "again", "shared", "losses-4", "parts-qk_norm_cap-fp32"])
+RECORDED = ("micro-2", "uneven", "again", "shared", "losses-4", "parts-qk_norm_cap-fp32")
+
+
+@pytest.mark.parametrize("name", [*CASES, *RECORDED, *EXPERTS])
 def test_two_processes_record_what_one_records(one, two, name):
     same_probes(two / name, one / name)
 
@@ -125,6 +136,18 @@ def test_two_processes_record_what_one_records(one, two, name):
 @pytest.mark.parametrize("name", [*CASES, *HYBRID, "uneven"])
 def test_four_processes_record_what_one_records(one, four, name):
     same_probes(four / name, one / name.removesuffix("-2x2"))
+
+
+def test_biases_of_experts_follow_the_loads_of_all_processes(one, two):
+    name = "layers.3.ff.route.bias"
+    found, expected = (state(folder / "deepseek_v3")[name] for folder in (two, one))
+    assert expected.unique().numel() > 1
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_muon_on_two_processes_moves_the_experts_as_on_one(one, two):
+    # It orthogonalises in bf16, which tells gradients apart that differ in their last bits.
+    assert apart(two / "mixtral-muon", one / "mixtral-muon") < 1e-3
 
 
 def test_large_parameters_may_be_sent_in_many_messages(one, two, four):

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 from blockgraph.commands.common import add_ops, own_ops
-from blockgraph.edits.editing import Edited, edit_of
+from blockgraph.edits.editing import Edited
+from blockgraph.edits.file import edit_of
+from blockgraph.edits.moving import SCHEMA, unsigned
 from blockgraph.errors import Place, Problems, SpecError
 from blockgraph.files import write
 from blockgraph.library import shipped_edits
@@ -17,7 +19,6 @@ HELP = "apply changes that are written once to any spec; writes a whole new one"
 EXAMPLE = """blockgraph edit baseline --apply qk_norm --apply soft_cap -o my_block.yaml
   blockgraph edit baseline --apply ./my_edit.yaml
   blockgraph edit --list"""
-SCHEMA = "# yaml-language-server: $schema="
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.base is None or not args.apply:
         raise _refuse("an edit takes BASE and --apply EDIT", "`blockgraph edit --list` shows the shipped edits")
-    made = edited_text(args.base, *args.apply, ops=ops, name=_name(args.output))
+    folder = None if args.output == "-" else Path(args.output).parent
+    made = edited_text(args.base, *args.apply, ops=ops, name=_name(args.output), folder=folder)
     if args.output == "-":
         sys.stdout.write(made.text)
         return 0
@@ -73,9 +75,9 @@ def _name(output: str) -> str:
 
 def _signed(made: Edited, path: Path) -> str:
     """The text without the line that tells editors a schema, where that would lead nowhere from the new place."""
-    first, _, rest = made.text.partition("\n")
+    first = made.text.partition("\n")[0]
     lost = first.startswith(SCHEMA) and not os.path.isfile(path.parent / first.removeprefix(SCHEMA).strip())
-    return rest if lost else made.text
+    return unsigned(made.text) if lost else made.text
 
 
 def _refuse(message: str, hint: str) -> SpecError:

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from blockgraph.edits.draft import Around, Draft
-from blockgraph.edits.file import Action, Edit, words
+from blockgraph.edits.file import Action, Edit, edit_of, words
 from blockgraph.edits.layout import Keys, Layout, flowed, quoted
+from blockgraph.edits.moving import JOIN, held, relocated
 from blockgraph.edits.places import Edge, Finder, Lacking, Spot, is_one_of
 from blockgraph.errors import Problem, Problems, SpecError
 from blockgraph.graph import Graph
+from blockgraph.library import parts, shown
 from blockgraph.link import Linker
 from blockgraph.syntax import Mapping, Scalar, parse
-
-JOIN = " + "
 
 
 @dataclass
@@ -87,17 +87,58 @@ def _in_block(
 
 
 def _in_slots(layout: Layout, text: str, edit: Edit, around: Around, outcome: Outcome) -> Layout:
-    """With the edit behind each block that a slot names and that stands in a file of its own."""
+    """With the edit in each block that a slot names and that stands in a file of its own, whose text moves inside."""
     tree = parse(text, around.file)
     slots, blocks = tree.items.get("slots"), tree.items.get("blocks")
-    inside = blocks.items if isinstance(blocks, Mapping) else {}
-    for slot, block in slots.items.items() if isinstance(slots, Mapping) else ():
+    names = slots.items if isinstance(slots, Mapping) else {}
+    inside = set(blocks.items) if isinstance(blocks, Mapping) else set()
+    moved: dict[str, str] = {}
+    for slot, block in names.items():
         if isinstance(block, Scalar) and block.raw not in inside:
-            both = f"{block.raw}{JOIN}{around.library.word_for(edit.path, around.folder)}"
-            layout = layout.replaced(("slots", slot), quoted(both, "k: {{v: {}}}"))
-            outcome.done.append(f"{slot}: {both}")
+            if block.raw not in moved:
+                layout, moved[block.raw] = _taken_in(layout, block, edit, around, outcome, {*names, *inside})
+                inside.add(moved[block.raw])
+            layout = layout.replaced(("slots", slot), quoted(moved[block.raw], "k: {{v: {}}}"))
             outcome.found |= set(range(len(edit.actions)))
     return layout
+
+
+def _taken_in(
+    layout: Layout, block: Scalar, edit: Edit, around: Around, outcome: Outcome, taken: set[str]
+) -> tuple[Layout, str]:
+    """With the edited text of a block inside, and its name there; a text in braces names the file and the edit."""
+    text, folder, done = _edited_block(block, edit, around)
+    layout_of = Layout(text)
+    name = free_name(layout_of.pairs(())["block"][1].value, taken)
+    found = held(layout, name, relocated(renamed(text, name), folder, around.folder))
+    outcome.done += [f"{block.raw}: {told}" for told in done]
+    if found is None:
+        return layout, f"{block.raw}{JOIN}{around.library.word_for(edit.path, around.folder)}"
+    return found, name
+
+
+def _edited_block(block: Scalar, edit: Edit, around: Around) -> tuple[str, Path, list[str]]:
+    """The text of a block's file with the edits that are named behind it, and with this one; what this one did."""
+    base, *before = parts(block.raw)
+    problems, library = Problems(), around.library
+    path = library.find(base, around.folder, block.place, problems)
+    files = [library.find_edit(word, around.folder, block.place, problems) for word in before]
+    problems.stop_if_any()
+    assert path is not None
+    edits = [*(edit_of(file, around.ops) for file in files if file is not None), edit]
+    library.open(path, problems)  # so that a text at fault is told as it lies there
+    problems.stop_if_any()
+    text, names, done = path.read_text(encoding="utf-8").removeprefix("\ufeff"), list[str](), list[str]()
+    for one in edits:
+        inner = Around(around.ops, library, path.parent, shown_name(shown(path), names))
+        text, done = applied(text, one, inner, inner.file)
+        names.append(one.name)
+    return text, path.parent, done
+
+
+def free_name(word: str, taken: set[str]) -> str:
+    """The word, with a count behind it where it is taken."""
+    return next(name for name in (word, *(f"{word}_{n}" for n in range(2, len(taken) + 3))) if name not in taken)
 
 
 def _refuse(edit: Edit, outcome: Outcome) -> None:
@@ -267,15 +308,16 @@ def _headed(layout: Layout, edit: Edit) -> Layout:
     kind = "model" if "model" in pairs else "block"
     name = f"{pairs[kind][1].value}_{edit.name}"
     layout = layout.replaced((kind,), name)
+    within = "k: [{}]" if layout.flows(()) else "k: {}"
     for key, new in (("title", edit.title), ("paper", edit.paper)):
         old = pairs[key][1].value if key in pairs else ""
         both = (JOIN if key == "title" else "; ").join(filter(None, dict.fromkeys((old or name, new))))
         if key in pairs:
-            layout = layout.replaced((key,), quoted(both))
+            layout = layout.replaced((key,), quoted(both, within))
         elif new and key == "paper":
-            layout = layout.keyed(("paper",), quoted(new), (kind, "title"))
+            layout = layout.keyed(("paper",), quoted(new, within), (kind, "title"))
         elif new:
-            layout = layout.keyed(("title",), quoted(both), (kind,))
+            layout = layout.keyed(("title",), quoted(both, within), (kind,))
     return layout
 
 

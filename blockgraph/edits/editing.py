@@ -7,11 +7,11 @@ from pathlib import Path
 
 from blockgraph.edits.apply import applied, renamed, shown_name
 from blockgraph.edits.draft import Around
-from blockgraph.edits.file import Edit, read_edit
+from blockgraph.edits.file import edit_of
 from blockgraph.errors import Problems
-from blockgraph.library import Library, shared_places, shown
+from blockgraph.library import Library, shown
 from blockgraph.op import Op
-from blockgraph.syntax import Mapping, parse, read
+from blockgraph.syntax import Mapping, parse
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,6 @@ def edited(library: Library, base: Path, edits: Sequence[Path], ops: Table[str, 
         names.append(edit.name)
     text = renamed(text, own) if own else text
     return Edited(text, shown_name(shown(base), names), notes)
-
-
-def edit_of(path: Path, ops: Table[str, type[Op]]) -> Edit:
-    """A checked edit file. Raises `SpecError`."""
-    problems = Problems()
-    edit = read_edit(read(shown(path), problems), read(shared_places()), path, ops, problems)
-    problems.stop_if_any()
-    assert edit is not None
-    return edit
 
 
 @dataclass(frozen=True)

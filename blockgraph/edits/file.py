@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import Field
 
 from blockgraph.errors import Place, Problems, near_miss
+from blockgraph.library import shared_places, shown
 from blockgraph.names import check_name
 from blockgraph.op import Op
 from blockgraph.schema import Fields, fill
-from blockgraph.syntax import Mapping, Scalar, Sequence, Value, scalars
+from blockgraph.syntax import Mapping, Scalar, Sequence, Value, read, scalars
 
 Words = str | list[str]
 VERBS = ("put", "remove", "replace", "set", "wrap")
@@ -110,6 +111,15 @@ class Edit:
 def words(value: "Words | Pattern | None") -> list[str]:
     """A word or a list of words as a list."""
     return [value] if isinstance(value, str) else list(value) if isinstance(value, list) else []
+
+
+def edit_of(path: Path, ops: Table[str, type[Op]]) -> Edit:
+    """A checked edit file. Raises `SpecError`."""
+    problems = Problems()
+    edit = read_edit(read(shown(path), problems), read(shared_places()), path, ops, problems)
+    problems.stop_if_any()
+    assert edit is not None
+    return edit
 
 
 def read_edit(tree: Mapping, shared: Mapping, path: Path, ops: Table[str, type[Op]], problems: Problems) -> Edit | None:

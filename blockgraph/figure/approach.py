@@ -17,13 +17,17 @@ Token = tuple[str, ...]
 
 @dataclass
 class End:
-    """How a link leaves or meets a box: straight, at a side, or by a bend in the corridor."""
+    """How a link leaves or meets a box: straight, at a side, or by a bend in the corridor.
+
+    `beyond` is where the box at the link's other end stands.
+    """
 
     slot: str
     lane: float
     rail: bool
     token: Token
     starts: bool
+    beyond: float
     mode: str = "bend"
     at: float = 0.0  # x where it touches from above or below, or height from the middle at a side
 
@@ -50,6 +54,7 @@ class Approach:
         for way in self.ways:
             for end in way.ends:
                 self.straight(end)
+        self.one_by_one()
         self.sideways()
         self.spread()
         self.untangle()
@@ -61,8 +66,9 @@ class Approach:
         first, last, sides = hops[0], hops[-1], self.plan.sides
         net: Token = ("from", link.tail, link.port)
         join: Token = ("to", link.head) if LOOKS[self.frame.items[link.head].kind].shape == "circle" else net
-        ends = [End(link.tail, self.plan.lanes[first], first in sides, net, True),
-                End(link.head, self.plan.lanes[last], last in sides, join, False)]  # fmt: skip
+        x = self.plan.x
+        ends = [End(link.tail, self.plan.lanes[first], first in sides, net, True, x[link.head]),
+                End(link.head, self.plan.lanes[last], last in sides, join, False, x[link.tail])]  # fmt: skip
         return Way(link, hops, ends)
 
     def straight(self, end: End) -> None:
@@ -70,6 +76,18 @@ class Approach:
         off = end.lane - self.plan.x[end.slot]
         if not end.rail and abs(off) <= self.reach(end.slot) + EXACT:
             end.mode, end.at = "straight", end.lane
+
+    def one_by_one(self) -> None:
+        """Of several values that would meet a box in one place, only one that comes straight there does."""
+        meeting: dict[str, list[Way]] = {}
+        for way in (way for way in self.ways if way.ends[1].mode == "straight"):
+            meeting.setdefault(way.ends[1].slot, []).append(way)
+        for ways in meeting.values():
+            ends = [way.ends[1] for way in ways]
+            for way, end in zip(ways, ends, strict=True):
+                near = any(other.token != end.token and abs(other.lane - end.lane) < APART / 2 for other in ends)
+                if near and way.ends[0].mode != "straight":
+                    end.mode = "bend"
 
     def reach(self, slot: str) -> float:
         """How far from its middle the box may be met from above or below."""
@@ -116,10 +134,14 @@ class Approach:
         row = self.frame.rows[end.slot]
         for other in self.ways:
             same = (way.link.tail, way.link.port) == (other.link.tail, other.link.port)
-            low, high = (self.frame.rows[e.slot] for e in other.ends)
-            if not same and low < row < high and any(abs(e.lane - end.lane) < APART / 2 for e in other.ends):
+            if not same and any(self.passes(hop, row, end.lane) for hop in other.hops):
                 return True
         return False
+
+    def passes(self, hop: Hop, row: int, lane: float) -> bool:
+        """Whether a hop runs through a row on a lane."""
+        rows = self.plan.levels[hop.level].rows
+        return rows[hop.tail][1] < row < rows[hop.head][0] and abs(self.plan.lanes[hop] - lane) < APART / 2
 
     def free(self, slot: str, left: float, right: float) -> bool:
         """Whether a row is empty beside a box."""
@@ -149,13 +171,28 @@ class Approach:
 
     def spread_on(self, slot: str, groups: Mapping[Token, list[End]]) -> None:
         """Straight values keep their lane; the others are laid out evenly in the order of their lanes."""
-        order = sorted(groups, key=lambda token: (min(end.lane for end in groups[token]), token))
+        order = sorted(groups, key=lambda token: (min(self.origin(end) for end in groups[token]), token))
+        held = {token: [end.at for end in ends if end.mode == "straight"] for token, ends in groups.items()}
         for index, token in enumerate(order):
-            fixed = [end.at for end in groups[token] if end.mode == "straight"]
+            fixed = held[token]
             even = self.plan.x[slot] + self.reach(slot) * (2 * (index + 1) / (len(order) + 1) - 1)
+            even = self.beside(even, [(at, place < index) for place, t in enumerate(order) for at in held[t]], slot)
             for end in groups[token]:
                 if end.mode == "bend":
                     end.at = min(fixed, key=abs) if fixed and end.starts else even
+
+    def origin(self, end: End) -> tuple[float, float]:
+        """From where a line comes to its box: its lane, but the other box where the lane lies over this one."""
+        over = abs(end.lane - self.plan.x[end.slot]) <= self.reach(end.slot)
+        return (end.beyond if over and end.mode == "bend" else end.lane, end.beyond)
+
+    def beside(self, at: float, others: Sequence[tuple[float, bool]], slot: str) -> float:
+        """A place on a box apart from those of straight values, each of which stands before it or behind."""
+        x, reach = self.plan.x[slot], self.reach(slot)
+        for other, before in others:
+            if abs(at - other) < APART:
+                at = other + (APART if before else -APART)
+        return min(max(at, x - reach), x + reach)
 
     def untangle(self) -> None:
         """Move the bend of a line that comes in where another value leaves the box below, or move that one's."""

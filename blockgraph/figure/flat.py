@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from blockgraph.figure.text import clean, display
@@ -14,11 +14,15 @@ MAX_RUNS = 3  # runs of layers that a plate lists
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What an input reads: an output of a node, an input of the graph (`in:x`), or a parameter that a node owns."""
+    """What an input reads: an output of a node, an input of the graph (`in:x`), or a parameter that a node owns.
+
+    `apart` is the name under which layers carry it apart from the stream, from each to the one it is meant for.
+    """
 
     slot: str
     port: str = ""
     owned: bool = False
+    apart: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,9 @@ def _plates(result: Flat, entry: Entry) -> dict[str, Value]:
         layers = [layer for layer, kind in enumerate(node.plan) if kind == index]
         repeat = len(layers) if len(layers) > 1 else 0
         result.clusters[inner] = Cluster(inner, clean(_title(block), 40), slot, repeat, _which(layers))
-        carried |= _read(result, block, f"{inner}/", inner, carried)
+        given = _read(result, block, f"{inner}/", inner, carried)
+        apart = {name for name in given if node.op.carried(name, layers[0]) != name}
+        carried |= {name: replace(value, apart=name if name in apart else "") for name, value in given.items()}
     return carried
 
 

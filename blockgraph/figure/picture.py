@@ -12,6 +12,7 @@ from blockgraph.graph import Graph, Node
 from blockgraph.types import Type
 
 Status = Literal["", "added", "removed", "changed", "rewired"]
+APART = -0.5  # in front of a port that also gives to the stream
 THROUGH = "\t"  # between an output's port and the hidden node with its port behind it
 
 
@@ -165,6 +166,10 @@ def _links(nodes: Flat, entry: Entry, detail: Detail) -> list[Link]:
 def _source(nodes: Flat, value: Value) -> Source:
     """Where a value comes from; hidden nodes name their ports beside the link."""
     entry = nodes.entries.get(value.slot)
+    if value.apart:
+        found = _source(nodes, replace(value, apart=""))
+        port = THROUGH.join((found.port, value.apart))
+        return replace(found, port=port, order=found.order + APART, label=clean(value.apart.upper(), 12))
     if entry is None or value.owned:
         return Source(value.slot, value.port, tied=value.owned)
     ports = entry.node.outputs

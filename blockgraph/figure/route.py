@@ -35,6 +35,8 @@ class Touch:
     above: bool
 
 
+SUM = "+"  # label of what residuals end in; a product of two branches has none
+
 Height = InRow | InCorridor | Touch
 
 
@@ -66,7 +68,7 @@ def _route(ends: Approach, way: Way) -> Route:
         row = ends.frame.rows[start.slot]
         here = [x for x, height in points if isinstance(height, InCorridor) and height.corridor == row]
         text_at = (row, here[-1] if here else start.lane, ends.plan.outward.get(way.hops[0], 1))
-    skip = way.hops[-1] in ends.plan.residuals
+    skip = way.hops[-1] in ends.plan.residuals and ends.picture.items[way.link.head].label == SUM
     return Route(way.link, _joined(points), skip, text_at)
 
 

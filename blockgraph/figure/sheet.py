@@ -9,6 +9,7 @@ from blockgraph.figure.style import LOOKS, PAPER, SMALL, SUBTITLE, TITLE
 from blockgraph.figure.text import clean, width
 
 ENTRY, SWATCH, BETWEEN = 17.0, 24.0, 40.0  # height of a legend's line, width of its boxes, space between panels
+MOST, NARROW = 160, 280.0  # characters of a title, and the room that it has over a figure that is narrower
 STATUS_WORDS: dict[Status, str] = {"added": "added", "removed": "removed", "changed": "changed"}
 
 
@@ -19,11 +20,23 @@ def titled(scene: Scene, title: str, lines: Sequence[str]) -> Scene:
     for line in reversed([clean(line, 110) for line in lines if line]):
         words.append(Words(left, y + SUBTITLE / 2, line, SUBTITLE, "left", colour="#555555"))
         y += SUBTITLE + 4
-    if title:
-        words.append(Words(left, y + TITLE / 2 + 2, clean(title, 80), TITLE, "left", bold=True))
+    for line in reversed(wrapped(clean(title, MOST), max(right - left, NARROW))):
+        words.append(Words(left, y + TITLE / 2 + 2, line, TITLE, "left", bold=True))
         y += TITLE + 6
     wide = max((width(w.text, w.size, w.bold) for w in words), default=0.0)
     return replace(scene, words=(*scene.words, *words), area=(left, bottom, max(right, left + wide), y), about=title)
+
+
+def wrapped(title: str, room: float) -> list[str]:
+    """A title in lines as wide as the figure below it."""
+    lines: list[str] = []
+    for word in title.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and width(longer, TITLE, True) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def with_legend(scene: Scene) -> Scene:

@@ -77,10 +77,11 @@ def looped(x_ND: Tensor, chosen_N: Tensor, weight_EOD: Tensor, bias_EO: Tensor |
 
 
 def counted(chosen_N: Tensor, experts: int) -> list[int]:
-    """How many rows each expert gets; a tensor without data has them all with the first."""
+    """How many rows each expert gets; those of a tensor without data are spread evenly, as a router learns to."""
     # Told by the attribute, because importing FakeTensor takes half a second.
     if chosen_N.is_meta or hasattr(chosen_N, "fake_mode"):
-        return [chosen_N.numel(), *[0] * (experts - 1)]
+        each, more = divmod(chosen_N.numel(), experts)
+        return [each + (expert < more) for expert in range(experts)]
     counts: list[int] = torch.bincount(chosen_N, minlength=experts).tolist()
     return counts
 

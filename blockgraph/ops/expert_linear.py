@@ -52,7 +52,7 @@ sum: {op: weighted_sum, in: [down, route.weights]}"""
     def parameters(self, x: Type, chosen: Type) -> tuple[Param, ...]:
         """The matrices, and the biases if there are any."""
         weight = self.weight("weight", (self.experts, self.out, x.last), normal(0.02))
-        bias = Param("bias", (self.experts, self.out), constant(0.0), decay=False, lr=self.lr)
+        bias = Param("bias", (self.experts, self.out), constant(0.0), decay=False, lr=self.lr, rows=True)
         return (weight, bias) if self.bias else (weight,)
 
     def lower(self, site: Site, x: str, chosen: str, weight: str, bias: str = "") -> str:

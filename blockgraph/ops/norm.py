@@ -36,8 +36,9 @@ class Norm(WeightedOp):
     def parameters(self, x: Type) -> tuple[Param, ...]:
         """Gain and bias where they are asked for."""
         sizes = self._sizes(x)
-        gain = self.weight("weight", sizes, constant(0.0 if self.gain == "1+w" else 1.0), decay=False)
-        bias = Param("bias", sizes, constant(0.0), gain.decay, self.lr)
+        rows = len(sizes) > 1
+        gain = self.weight("weight", sizes, constant(0.0 if self.gain == "1+w" else 1.0), decay=False, rows=rows)
+        bias = Param("bias", sizes, constant(0.0), gain.decay, self.lr, rows)
         return (gain,) * (self.gain != "none") + (bias,) * self.bias
 
     def lower(self, site: Site, x: str, weight: str = "", bias: str = "") -> str:

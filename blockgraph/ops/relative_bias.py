@@ -49,7 +49,7 @@ class RelativeBias(MatrixOp):
 
     def parameters(self, x: Type) -> tuple[Param, ...]:
         """The table."""
-        return (self.weight("weight", (self.buckets, x.sizes[1]), normal(0.02)),)
+        return (self.weight("weight", (self.buckets, x.sizes[1]), normal(0.02), rows=True),)
 
     def lower(self, site: Site, x: str, weight: str) -> str:
         """One look-up for each pair of positions, added to every sequence."""

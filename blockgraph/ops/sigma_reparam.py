@@ -1,4 +1,4 @@
-"""Sigma-reparametrisation (2410.16682, section 4.1; Zhai et al., arXiv 2303.06296). Axes: E out, D in."""
+"""Sigma-reparametrisation (2410.16682, section 4.1; Zhai et al., arXiv 2303.06296). Axes: N matrices, E out, D in."""
 
 from typing import ClassVar, Literal
 
@@ -18,7 +18,8 @@ class SigmaReparam(Op):
 
     weight [E, D] -> [E, D]. gamma has shape (1,); u and v are fp32 state that one power iteration renews after every
     optimiser step, outside the forward pass, so that recomputation sees the same weight. `init: sigma` starts gamma
-    at sigma(W), which leaves W as it is at step 0.
+    at sigma(W), which leaves W as it is at step 0. Each of a stack of matrices [N, E, D], such as those of experts, has
+    a sigma and a gamma of its own. A matrix that starts at zeros stays there for the first step.
     """
 
     name: ClassVar = "sigma_reparam"
@@ -33,22 +34,25 @@ class SigmaReparam(Op):
     lr: Multiplier = Field(ONE, description="multiplier of the learning rate of gamma")
 
     def infer(self, weight: Type) -> Type:
-        """The matrix's type."""
-        if len(weight.sizes) != 2:
-            raise OpError("reparametrises a matrix [out, in], found {}", weight)
+        """The type of the matrix, or of the stack."""
+        if len(weight.sizes) not in (2, 3):
+            raise OpError("reparametrises a matrix [out, in], or a stack of them, found {}", weight)
         return weight
 
+    def flops(self, weight: Type) -> Size:
+        """Two for every entry of a stack, for its sigma; a product of one matrix with one vector counts as nothing."""
+        return weight.entries * 2 if len(weight.sizes) == 3 else Size.constant(0)
+
     def parameters(self, weight: Type) -> tuple[Param, ...]:
-        """gamma, as a vector of one."""
+        """gamma, one number for each matrix."""
         start = constant(1.0) if self.init == "sigma" else Init("constant", self.init)
         # fully_shard refuses 0-d parameters.
-        return (Param("gamma", (Size.constant(1),), start, self.decay, self.lr),)
+        return (Param("gamma", weight.sizes[:-2] or (Size.constant(1),), start, self.decay, self.lr),)
 
     def states(self, weight: Type) -> tuple[State, ...]:
-        """The vectors of the power iteration: u [E] and v [D]."""
-        rows, columns = weight.sizes
+        """The vectors of the power iteration: u [E] and v [D], for each matrix."""
         unit = Init("unit", ONE)
-        return State("u", (rows,), unit), State("v", (columns,), unit)
+        return State("u", weight.sizes[:-1], unit), State("v", (*weight.sizes[:-2], weight.last), unit)
 
     def lower(self, site: Site, weight: str, gamma: str, u: str, v: str) -> str:
         """The rescaled matrix."""
@@ -57,7 +61,7 @@ class SigmaReparam(Op):
     def on_init(self, site: Site, weight: str, gamma: str, u: str, v: str) -> str:
         """u and v come close to the singular vectors; gamma takes sigma where that is asked for."""
         steps = f"power_iteration(full({weight}), {u}, {v}, {POWER_ITERATIONS})"
-        sigma = f"assign({gamma}, spectral_norm(full({weight}), {u}, {v})[None])"
+        sigma = f"assign({gamma}, spectral_norm(full({weight}), {u}, {v}).reshape(-1))"
         return f"{steps}\n{sigma}" if self.init == "sigma" else steps
 
     def on_step(self, site: Site, weight: str, gamma: str, u: str, v: str) -> str:

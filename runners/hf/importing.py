@@ -11,7 +11,7 @@ import blockgraph
 from blockgraph.errors import Place, Problem, SpecError
 from blockgraph.files import make_folder, save, write
 from blockgraph.graph import Graph
-from blockgraph.syntax import read
+from blockgraph.syntax import Scalar, read
 from runners.hf.maps import Map, matching, read_map, shipped_maps
 from runners.outcome import BAD_INPUT
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.model"
 SOURCE = "source"  # in the metadata of the weights: where they were trained
+START = "start"  # likewise: the token that written texts begin behind, where the config names one
+FIRST = "decoder_start_token_id"  # that token in a config
 DESCRIPTION = """Read a model in the format of Hugging Face transformers: its config.json chooses the spec and the dims,
 its safetensors give the weights. Nothing is downloaded, and nothing that is read is executed. Of a config alone, only
 the spec is written."""
@@ -75,7 +77,9 @@ def import_hf(source: Path, out: Path | None, own: Path | None = None) -> str:
         return (
             f"wrote {write(out, blockgraph.text(graph))}: {one.spec}, {blockgraph.cost(graph).parameters:,} parameters"
         )
-    make_folder(out, lambda beside: _fill(beside, one, graph, files))
+    first = config.items.get(FIRST)
+    said = {SOURCE: "hf"} | ({START: first.raw} if isinstance(first, Scalar) and isinstance(first.value, int) else {})
+    make_folder(out, lambda beside: _fill(beside, one, graph, files, said))
     return f"wrote {out}: {one.spec}, {blockgraph.cost(graph).parameters:,} parameters"
 
 
@@ -96,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fill(folder: Path, one: Map, graph: Graph, files: list[Path]) -> None:
+def _fill(folder: Path, one: Map, graph: Graph, files: list[Path], said: dict[str, str]) -> None:
     from safetensors.torch import save_file
 
     from blockgraph.lower import lower
@@ -104,7 +108,7 @@ def _fill(folder: Path, one: Map, graph: Graph, files: list[Path]) -> None:
 
     with ExitStack() as stack:
         found = imported(one, graph, _tensors(files, stack), Place(str(files[0].parent), 0))
-        save_file(found, folder / "model.safetensors", metadata={"format": "pt", SOURCE: "hf"})
+        save_file(found, folder / "model.safetensors", metadata={"format": "pt"} | said)
     if (files[0].parent / TOKENIZER).is_file():
         save(folder / TOKENIZER, (files[0].parent / TOKENIZER).read_bytes())
     title = graph.title or graph.name

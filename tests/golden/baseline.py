@@ -22,6 +22,7 @@ from torch import Tensor, nn
 class Weight:
     """A declared tensor: shape, initial values, and for a parameter its group in the optimiser.
 
+    One whose `rows` are vectors of their own, such as the biases of experts, maps nothing, for all its axes.
     A `measured` one holds the greatest values that the forward passes of a step have written there, or a `total`.
     """
 
@@ -30,6 +31,7 @@ class Weight:
     number: float
     decay: bool = True
     lr: float = 1.0
+    rows: bool = False
     trained: bool = True
     measured: bool = False
     total: bool = False
@@ -49,7 +51,7 @@ def initial_value(seed: int, name: str, weight: Weight) -> Tensor:
         case "uniform":
             return value.uniform_(-weight.number, weight.number, generator=draw)
         case "unit":
-            return nn.functional.normalize(value.normal_(generator=draw), dim=0)
+            return nn.functional.normalize(value.normal_(generator=draw), dim=-1)
         case "identity":
             return torch.eye(weight.shape[0], value[0].numel()).mul_(weight.number).view_as(value)
         case "one_hot":  # the row of this index is ones, counted round

@@ -88,6 +88,11 @@ VARIANTS = {
     "embedding, unit rows": "embed: {op: embedding, in: tokens, rows: vocab, width: d_model, after_step: unit_rows}",
     "sigma_reparam, gamma is sigma": "fc: {op: linear, in: x, out: d_ff, weight: {op: sigma_reparam, init: sigma}}",
     "sigma_reparam, gamma by layer": "fc: {op: linear, in: x, out: 8, weight: {op: sigma_reparam, init: layer + 1}}",
+    "sigma_reparam, of experts": (
+        f"{ROUTER}\nroute: {{op: route, top: 2}}\n"
+        "up: {op: expert_linear, in: [x, route.chosen], experts: 6, out: 8, weight: {op: sigma_reparam, init: sigma}}\n"
+        "sum: {op: weighted_sum, in: [up, route.weights]}"
+    ),
     "soft_clip, as in the paper": "mask: {op: causal_mask, in: scores}\nsoftmax: {op: softmax}\nclip: {op: soft_clip}",
     "soft_cap, by layer": "cap: {op: soft_cap, in: scores, cap: 30 + layer}",
     "soft_temp, by length": "temp: {op: soft_temp, in: scores, beta: log(seq + 1)}",
