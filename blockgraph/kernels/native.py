@@ -57,7 +57,7 @@ def native_backward(given: Sequence[Tensor], results: Sequence[Tensor], rule: Bl
     grad, q, k, v, lse, inner = given
     dq, dk, dv = results
     tensors = {"q": q, "k": k, "v": v, "inner": inner, "grad": grad, "dq": dq, "dk": dk, "dv": dv}
-    _call_blocks("backward", tensors, (lse,), rule)
+    _call_blocks("backward", tensors, (lse.contiguous(),), rule)
 
 
 def is_native(q: Tensor, v: Tensor) -> bool:
