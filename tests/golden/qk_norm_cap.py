@@ -228,10 +228,12 @@ def causal_mask(scores_TS: Tensor, window: int | None = None, documents: Tensor 
     [batch, ..., queries, keys].
     """
     queries, keys = scores_TS.shape[-2:]
-    ones_TS = torch.ones(queries, keys, dtype=torch.bool, device=scores_TS.device)
-    hidden_TS = ones_TS.triu(1 + keys - queries)
+    # In fp32, because torch.compile makes slow code of integers and booleans; they are exact to 2^24.
+    key_S = torch.arange(keys, dtype=torch.float32, device=scores_TS.device)
+    query_T1 = key_S[keys - queries :, None]
+    hidden_TS = key_S > query_T1
     if window is not None:
-        hidden_TS = hidden_TS | ones_TS.tril(keys - queries - window)
+        hidden_TS = hidden_TS | (key_S <= query_T1 - window)
     if documents is not None:
         others = documents[:, keys - queries :, None] != documents[:, None, :]
         hidden_TS = hidden_TS | others.view(len(others), *[1] * (scores_TS.ndim - 3), queries, keys)
