@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from blockgraph.kernels.attention import causal_mask
+from blockgraph.kernels.cpp import has_compiler
 
 SHAPES = [(7, 7, None), (7, 7, 1), (7, 7, 3), (7, 7, 20), (3, 8, None), (3, 8, 4), (1, 5, 2)]
 each_shape = pytest.mark.parametrize(("queries", "keys", "window"), SHAPES)
@@ -44,6 +45,7 @@ def test_what_a_query_sees_stays_what_it_is(queries: int, keys: int, window: int
     assert torch.equal(found.isnan(), left)
 
 
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on the first import of its compiler
 def test_a_compiled_mask_hides_what_a_plain_one_does() -> None:
     compiled = torch.compile(lambda x: torch.softmax(causal_mask(x, 5), -1), dynamic=False)
