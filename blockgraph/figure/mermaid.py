@@ -8,8 +8,8 @@ from blockgraph.figure.style import ADDED, FAINT, INK, LOOKS, PAPER, RESIDUAL, S
 _SHAPES: Mapping[Shape, tuple[str, str]] = {
     "box": ("[", "]"), "rounded": ("(", ")"), "double": ("[[", "]]"), "octagon": ("([", "])"), "hexagon": ("{{", "}}"),
     "diagonals": ("[/", "/]"), "house": ("[/", "\\]"), "ellipse": ("(", ")"), "circle": ("((", "))"),
-    "invtrapezium": ("[\\", "/]"), "cylinder": ("[(", ")]"), "box3d": ("[[", "]]"), "note": (">", "]"),
-    "text": ("[", "]"),
+    "trapezium": ("[/", "\\]"), "invtrapezium": ("[\\", "/]"), "cylinder": ("[(", ")]"), "box3d": ("[[", "]]"),
+    "note": (">", "]"), "text": ("[", "]"),
 }  # fmt: skip
 _ARROWS: Mapping[WireKind, str] = {
     "flow": "-->", "skip": "==>", "weight": "-.->", "removed": "-.->", "rewired": "==>",

@@ -13,7 +13,9 @@ from blockgraph.figure.tracks import Corridors, Heights, settled
 
 PLATE_LIFT = 4.0  # from the middle of its lowest row to a plate's edge, so that its shadow has room
 MARK_INSET = 9.0  # of a comparison's sign from the left end of a box
-LEANING: Mapping[Shape, float] = {"circle": -7, "hexagon": 15, "octagon": 12, "ellipse": 13, "invtrapezium": 19}
+LEANING: Mapping[Shape, float] = {
+    "circle": -7, "hexagon": 15, "octagon": 12, "ellipse": 13, "trapezium": 19, "invtrapezium": 19,
+}  # fmt: skip
 LOW = {"residual": 20.0, "mask": 20.0, "position": 20.0, "input": 15.0, "output": 15.0}  # heights
 
 

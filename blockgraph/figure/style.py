@@ -8,8 +8,8 @@ from typing import Literal
 from blockgraph.op import Role
 
 Shape = Literal[
-    "box", "rounded", "double", "octagon", "hexagon", "diagonals", "house", "ellipse", "circle", "invtrapezium",
-    "cylinder", "box3d", "note", "text",
+    "box", "rounded", "double", "octagon", "hexagon", "diagonals", "house", "ellipse", "circle", "trapezium",
+    "invtrapezium", "cylinder", "box3d", "note", "text",
 ]  # fmt: skip
 Kind = Role | Literal["input", "output"]
 Point = tuple[float, float]
@@ -52,15 +52,19 @@ LOOKS: Mapping[Kind, Look] = {
     "weight": Look("cylinder", "#ECECEC", "#5A5A5A", 84, "weight"),
     "embedding": Look("box3d", "#9CC4E4", "#004E7C", 104, "embedding"),
     "stack": Look("box", "#FCFCFC", "#4D4D4D", 120, "layers or a group"),
-    "loss": Look("ellipse", "#F4B6B6", "#A32020", 84, "loss"),
+    "loss": Look("trapezium", "#F4B6B6", "#A32020", 104, "loss"),
     "input": Look("text", PAPER, INK, 20, "input"),
     "output": Look("text", PAPER, INK, 20, "output"),
 }
 
 ROOM: Mapping[Shape, float] = {  # least width of a box beyond its text, where the shape's sides lean in
-    "hexagon": 34, "invtrapezium": 34, "octagon": 24, "ellipse": 22, "text": 6,
+    "hexagon": 34, "trapezium": 34, "invtrapezium": 34, "octagon": 24, "ellipse": 22, "text": 6,
 }  # fmt: skip
-SHARE: Mapping[Shape, float] = {"hexagon": 0.8, "invtrapezium": 0.7}  # of a width that is left at a text's own height
+SHARE: Mapping[Shape, float] = {
+    "hexagon": 0.8,
+    "trapezium": 0.7,
+    "invtrapezium": 0.7,
+}  # of a width that is left at a text's own height
 _CORNERS: Mapping[str, tuple[Point, ...]] = {  # in units of width and height, as Graphviz draws its shapes
     "hexagon": ((0.5, 0), (0.25, 0.5), (-0.25, 0.5), (-0.5, 0), (-0.25, -0.5), (0.25, -0.5)),
     "octagon": (
@@ -68,6 +72,7 @@ _CORNERS: Mapping[str, tuple[Point, ...]] = {  # in units of width and height, a
         (-0.5, -0.207), (-0.207, -0.5), (0.207, -0.5), (0.5, -0.207),
     ),
     "house": ((0.5, 0.1545), (0, 0.5), (-0.5, 0.1545), (-0.5, -0.4045), (0.5, -0.4045)),
+    "trapezium": ((0.292, 0.5), (-0.292, 0.5), (-0.5, -0.5), (0.5, -0.5)),
     "invtrapezium": ((0.5, 0.5), (-0.5, 0.5), (-0.292, -0.5), (0.292, -0.5)),
 }  # fmt: skip
 _BOX = ((0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5))
