@@ -41,7 +41,6 @@ struct Call {
 };
 
 inline uint32_t bits(float x) { uint32_t b; std::memcpy(&b, &x, 4); return b; }
-inline float number(uint32_t b) { float x; std::memcpy(&x, &b, 4); return x; }
 inline uint32_t rounded(float x) { const uint32_t b = bits(x); return b + 0x7fffu + ((b >> 16) & 1u); }
 inline uint16_t* raw(Number* x) { return reinterpret_cast<uint16_t*>(x); }
 inline const uint16_t* raw(const Number* x) { return reinterpret_cast<const uint16_t*>(x); }

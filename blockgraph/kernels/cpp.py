@@ -23,7 +23,8 @@ def cpp_library(code: str) -> Any:
         with warnings.catch_warnings():  # torch's own, on the first import of its compiler
             warnings.simplefilter("ignore")
             from torch._inductor.codecache import CppCodeCache
-        # Whether torch's own vectors work is tried in other processes, for a second, and no code of ours uses them.
+        # torch would try its own flags for vectors in other processes, for a second; `-march=native`, which it gives
+        # anyway, is enough for ours.
         known = inspect.signature(CppCodeCache.load_async).parameters
         return CppCodeCache.load(code, **({"needs_vec_isa": False} if "needs_vec_isa" in known else {}))
     except Exception:  # private to torch, so anything may change in it; without it there is Python for the same
