@@ -6,10 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockgraph.kernels.records import is_recorded, native_above, native_entropy, native_largest, native_moments
+from blockgraph.kernels.records import (
+    is_recorded,
+    native_above,
+    native_entropy,
+    native_largest,
+    native_moments,
+    native_outside,
+    native_squares,
+)
 
 QUERIES = 32  # the last ones of a sequence, of which rows of attention are recorded
-PART = 256  # queries whose scores are made again at a time
+PART = 128  # queries whose scores are made again at a time
 ONE_HOT = 0.9
 LEAST_WEIGHT = 1e-30  # its logarithm is as quick as any; that of 0 is not, and p * log p is 0 for both
 
@@ -98,21 +106,28 @@ def one_hot(weights: Tensor) -> Tensor:
 
 def saturation(capped: Tensor, cap: float | Tensor, causal: bool = False) -> Tensor:
     """A record whose mean is `tanh(x / cap)^2`, one minus the slope of the cap."""
-    return seen((capped.detach().float() / cap).square(), causal)
+    capped = capped.detach().contiguous()
+    if is_recorded(capped) and not isinstance(cap, Tensor):
+        return native_squares(capped, causal, cap)
+    return seen((capped.float() / cap).square(), causal)
 
 
 def clipped(weights: Tensor, causal: bool = False) -> Tensor:
     """A record whose mean is the share of entries at 0 or 1."""
+    weights = weights.detach().contiguous()
+    if is_recorded(weights):
+        return native_outside(weights, causal)
     return seen(((weights <= 0) | (weights >= 1)).float(), causal)
 
 
 def seen(x: Tensor, causal: bool) -> Tensor:
-    """The record of all entries; if `causal`, of those [..., queries, keys] whose key is not after the query."""
-    if not causal:
-        return moments(x)
-    hidden_TS = later(x)
-    total, norm, peak, count = moments(x.masked_fill(hidden_TS, 0)).unbind()
-    return torch.stack((total, norm, peak, count / hidden_TS.numel() * (~hidden_TS).sum()))
+    """A record whose mean is that of all entries; if `causal`, of those [..., queries, keys] not after the query."""
+    count = x.new_tensor(x.numel())
+    if causal:
+        hidden_TS = later(x)
+        x, count = x.masked_fill(hidden_TS, 0), count / hidden_TS.numel() * (~hidden_TS).sum()
+    total = x.sum()
+    return torch.stack((total, total * 0, total * 0, count))
 
 
 def later(x_TS: Tensor) -> Tensor:
