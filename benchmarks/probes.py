@@ -1,98 +1,69 @@
-"""Processor time of a probed step next to a plain one, by what is probed; one does not notice who else computes."""
+"""Processor time of a probed step next to a plain one before it, as the runner takes both; medians, middle halves."""
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable
+from statistics import quantiles
 
 import torch
-from torch import Tensor
+from measure import machine
+from peers import Shape
+from step import TOKENS, trainer
 
-import blockgraph
 from blockgraph.probes import GROUPS
-from runners import optim
-from runners.config import Log, Optim
-from runners.launch import Launch
-from runners.loss import cross_entropy
-from runners.probing import Probing
+from runners.config import Log
 from runners.speed import keep_memory
-from runners.trainer import DTYPES
-from runners.world import World
+from runners.trainer import DTYPES, Trainer
 
-ASKED: dict[str, list[str]] = {
-    "the default": Log().probes,
-    **{group: [group] for group in GROUPS},
-    "everything": ["**"],
-}
+EACH = ("baseline", "qk_norm", "soft_cap", "soft_clip")
 
 
 def main() -> None:
+    """Print a table of blocks with the default probes, or with --groups one of what is probed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="steps of each kind, taken in turn (default: 15)")
-    parser.add_argument("--block", default="qk_norm", help="of the model (default: qk_norm)")
-    parser.add_argument("--lowering", default="explicit", help="of the attention (default: explicit)")
-    parser.add_argument("--seq", type=int, default=256, help="tokens of a sequence (default: 256)")
-    parser.add_argument("--batch", type=int, default=16, help="sequences of a step (default: 16)")
+    parser.add_argument("--block", nargs="+", default=EACH, help=f"of the model (default: {' '.join(EACH)})")
+    parser.add_argument("--seq", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--precision", choices=DTYPES, default="bf16", help="of the compute (default: bf16)")
+    parser.add_argument("--eager", action="store_true", help="leave out what is compiled")
+    parser.add_argument("--groups", action="store_true", help="measure each group of series, eagerly")
     asked = parser.parse_args()
+    torch.set_num_threads(1)
     keep_memory()
     log = Log()
-    print(f"gpt block={asked.block} n_layers=4 d_model=128 vocab=4096, {asked.batch} x {asked.seq} tokens,")
-    print(f"{asked.precision}, attention {asked.lowering}, threads: {torch.get_num_threads()}\n")
-    print(
-        f"| probed | series | probed step of a plain one | of the run, every {log.probe} steps |\n|---|---:|---:|---:|"
-    )
-    for name, words in ASKED.items():
-        step, count = prepared(asked, words)
-        extra = compared(step, asked.rounds)
-        print(f"| {name} | {count} | {1 + extra:.3f} | {extra / (log.probe + extra):.2%} |", flush=True)
+    print(f"{machine()}\n\ngpt, width 256, 6 layers, {TOKENS} tokens, {asked.precision}\n")
+    print("| block | tokens | | probed | series | probed step of a plain one | middle half | of a run |")
+    print("|---|---:|---|---|---:|---:|---:|---:|")
+    words = {"the default": log.probes}
+    if asked.groups:
+        words |= {**{group: [group] for group in GROUPS}, "everything": ["**"]}
+    ways = [False] if asked.eager or asked.groups else [False, True]
+    for block, seq, compiled in ((block, seq, way) for block in asked.block for seq in asked.seq for way in ways):
+        shape = Shape(seq, TOKENS // seq)
+        for name, chosen in words.items():
+            ours = trainer(shape, block, compiled, asked.precision, chosen)
+            low, middle, high = quantiles(ratios(ours, asked.rounds), n=4)
+            row = (
+                f"{block} | {seq} | {'compiled' if compiled else 'eager'} | {name} | {len(ours.model.probes.series)} | "
+                f"{middle:.3f} | {low:.3f} to {high:.3f} | {(middle - 1) / (log.probe + middle - 1):.2%}"
+            )
+            print(f"| {row} |", flush=True)
+        torch.compiler.reset()
 
 
-def prepared(asked: argparse.Namespace, words: list[str]) -> tuple[Callable[[bool], None], int]:
-    """A step of training that is probed if it is told so, warm, and the count of its series."""
-    sizes = {"n_layers": 4, "d_model": 128, "n_heads": 4, "vocab": 4096}
-    model = blockgraph.compile("gpt", block=asked.block, lowering=asked.lowering, probes=words, **sizes)
-    model.compute_dtype = DTYPES[asked.precision]
-    optimizer = optim.make(model, model.weights, Optim())
-    probing = Probing(model, World(Launch(), torch.device("cpu")))
-    tokens = torch.randint(4096, (asked.batch, asked.seq + 1), generator=torch.Generator().manual_seed(0))
-
-    def step(probed: bool) -> None:
-        if probed:
-            probing.start()
-        taken(model, tokens, probing)
-        optimizer.step()
-        if probed:
-            probing.updates(optimizer)
-        probing.finish()
-        optimizer.zero_grad()
-
-    for probed in (False, True):
-        step(probed)
-    return step, len(model.probes.series)
+def ratios(ours: Trainer, rounds: int) -> list[float]:
+    """Times of probed steps, each over that of the plain one before it."""
+    for probed in (False, True, False, True):
+        timed(ours, probed)  # compiled and warm
+    pairs = [(timed(ours, False), timed(ours, True)) for _ in range(rounds)]
+    return [probed / plain for plain, probed in pairs]
 
 
-def taken(model: torch.nn.Module, tokens: Tensor, probing: Probing) -> None:
-    """The gradients of a batch, and what is recorded of them."""
-    logits, targets = model(tokens[:, :-1]), tokens[:, 1:]
-    loss, _ = cross_entropy(logits, targets)
-    if probing.active:
-        probing.log_z(loss, logits, targets)
-    loss.backward()
-    if probing.active:
-        probing.fold()
-        probing.weights()
-
-
-def compared(step: Callable[[bool], None], rounds: int) -> float:
-    """What a probed step takes more than the plain one before it, as a share of that."""
-    pairs = ((timed(step, False), timed(step, True)) for _ in range(rounds))
-    return statistics.median((probed - plain) / plain for plain, probed in pairs)
-
-
-def timed(step: Callable[[bool], None], probed: bool) -> float:
+def timed(ours: Trainer, probed: bool) -> float:
     began = time.process_time()
-    step(probed)
+    if probed:
+        ours.probing.start()
+    ours.step(1)
+    ours.probing.finish()
     return time.process_time() - began
 
 

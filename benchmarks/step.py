@@ -2,7 +2,7 @@
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from measure import in_turn, machine, table
@@ -83,8 +83,15 @@ class Drawn:
 
 def ours(shape: Shape, block: str, compiled: bool) -> Callable[[], object]:
     """A step as the runner takes it."""
+    made = trainer(shape, block, compiled)
+    return lambda: made.step(1)
+
+
+def trainer(shape: Shape, block: str, compiled: bool, precision: str = "bf16", probes: Sequence[str] = ()) -> Trainer:
+    """What takes the runner's steps."""
     config = RunConfig.model_validate({
-        "data": {"seq": shape.seq}, "train": {"batch": shape.batch, "steps": 10**6, "compile": compiled},
+        "data": {"seq": shape.seq},
+        "train": {"batch": shape.batch, "steps": 10**6, "compile": compiled, "precision": precision},
     })  # fmt: skip
     sizes = {"n_layers": shape.layers, "d_model": shape.width, "n_heads": shape.heads, "vocab": shape.vocab}
     graph = blockgraph.load("gpt", block=block, **sizes)
@@ -92,10 +99,9 @@ def ours(shape: Shape, block: str, compiled: bool) -> Callable[[], object]:
     graph = fuse(graph, FUSIONS, target=target)
     world = World(Launch(), CPU)
     with torch.device("meta"):
-        model = blockgraph.compile(graph)
+        model = blockgraph.compile(graph, probes=probes)
     sharding.place(model, config.train, world, compiled)
-    trainer = Trainer(model, config, Drawn(shape), world, compiled)
-    return lambda: trainer.step(1)
+    return Trainer(model, config, Drawn(shape), world, compiled)
 
 
 def trained(shape: Shape, peer: Peer, compiled: bool) -> Callable[[], object]:

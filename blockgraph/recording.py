@@ -77,8 +77,10 @@ class Recording:
 
     def _last(self, fused: Node, points: Sequence[Point], indent: int) -> list[str]:
         """The chain for the last queries, as far as something of it is recorded."""
-        lines, first, (queries, _) = [], fused.replaces[0], _ports(fused)
-        part = {queries: f"last_rows({self.text.value(first.inputs[queries])})"}
+        lines, first, (queries, keys) = [], fused.replaces[0], _ports(fused)
+        value = {port: self.text.value(first.inputs[port]) for port in (queries, keys)}
+        # A product would copy heads that lie apart with rows and columns swapped, which takes longer than it does.
+        part = {queries: f"last_rows({value[queries]})", keys: f"{value[keys]}.contiguous()"}
         for node in fused.replaces[:-1]:
             if points:
                 here = [point for point in points if point in self._at([node])]
