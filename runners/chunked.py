@@ -1,6 +1,6 @@
 """Cross-entropy of a linear head whose logits are made a part at a time, and again in the backward pass.
 
-Axes: N tokens, D features, V pieces of the vocabulary, C of them at once.
+Axes: N tokens, R of them at once, D features, V pieces of the vocabulary, C of them at once.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,10 +14,13 @@ from torch.nn import functional as F
 from blockgraph.kernels.plain import linear
 from runners.loss import Loss
 
-LOGITS = 2**24  # made at once: 64 MiB in fp32, with which matrix products are as fast as they get on a CPU
+# Made at once. On a CPU products of this size are as fast as any, and the gradient of x, of which each part is rounded,
+# comes nearer to the exact one than with larger ones; a GPU wants fewer of them.
+LOGITS, CUDA_LOGITS = 2**20, 2**24
+ROWS = 512  # tokens whose gradient a part is added to at once
 LEAST = 256  # pieces of the vocabulary at once, however many tokens there are
 
-Bodies = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, ...]]]
+Bodies = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., Tensor]]
 
 
 def chunked_loss(cap: float | None, compiled: bool) -> Loss:
@@ -67,17 +70,22 @@ class _Loss(torch.autograd.Function):
         dweight_VD, dbias_V = torch.empty_like(weight_VD), None if bias_V is None else torch.empty_like(bias_V)
         for part, local_N in _parts(len(weight_VD), targets_N):
             bias = None if bias_V is None else bias_V[part]
-            dx, dweight, *dbias = bodies[1](x_ND, weight_VD[part], bias, local_N, cap, log_z_N, slope_N, hit_N)
-            dx_ND.add_(dx)
-            dweight_VD[part] = dweight
+            given_NC = bodies[1](x_ND, weight_VD[part], bias, local_N, cap, log_z_N, slope_N, hit_N)
+            _add_product(dx_ND, given_NC, weight_VD[part].to(x_ND.dtype))
+            dweight_VD[part] = given_NC.mT @ x_ND
             if dbias_V is not None:
-                dbias_V[part] = dbias[0]
+                dbias_V[part] = given_NC.sum(0, dtype=torch.float32)  # on a CPU this takes a copy in fp32
         return dx_ND.to(x_ND.dtype), dweight_VD, dbias_V, None, None, None
+
+
+def _add_product(sum_ND: Tensor, given_NC: Tensor, weight_CD: Tensor) -> None:
+    for some_RD, given_RC in zip(torch.split(sum_ND, ROWS), torch.split(given_NC, ROWS), strict=True):
+        some_RD.add_(given_RC @ weight_CD)
 
 
 def _parts(pieces: int, targets_N: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Parts of the vocabulary, equally long but for the last one, each with the targets counted from its start."""
-    most = max(LEAST, LOGITS // len(targets_N))
+    most = max(LEAST, (CUDA_LOGITS if targets_N.is_cuda else LOGITS) // len(targets_N))
     size = -(-pieces // -(-pieces // most))
     for first in range(0, pieces, size):
         yield slice(first, first + size), targets_N - first
@@ -104,10 +112,10 @@ def _gradients(
     log_z_N: Tensor,
     slope_N: Tensor,
     hit_N: Tensor,
-) -> tuple[Tensor, ...]:
-    """What one part adds to the gradient of x, and the gradients of its own weights and, if it has any, biases.
+) -> Tensor:
+    """The gradients of one part's logits, in the dtype of x.
 
-    The gradient of a logit is `slope * probability`, less `hit` where it is the target's.
+    Each is `slope * probability`, less `hit` where it is the target's.
     """
     logits_NC = _logits(x_ND, weight_CD, bias_C, cap)
     falls_NC = None if cap is None else 1 - (logits_NC / cap).square()
@@ -116,10 +124,7 @@ def _gradients(
     dlogits_NC.scatter_add_(1, index_N[:, None], torch.where(index_N == local_N, -hit_N, 0.0)[:, None])
     if falls_NC is not None:
         dlogits_NC.mul_(falls_NC)
-    given_NC = dlogits_NC.to(x_ND.dtype)
-    gradients = given_NC @ weight_CD.to(x_ND.dtype), given_NC.mT @ x_ND
-    # On a CPU this sum takes a copy in fp32.
-    return gradients if bias_C is None else (*gradients, given_NC.sum(0, dtype=torch.float32))
+    return dlogits_NC.to(x_ND.dtype)
 
 
 def _logits(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None, cap: float | None) -> Tensor:
