@@ -53,6 +53,10 @@ class Fusion(Op):
         """Text of the op which also writes what the chain's first node records of every query to a row, if it can."""
         return ""
 
+    def recording_rows(self, site: Site, rows: Mapping[str, str], *tensors: str) -> str:
+        """Text that writes what the chain's nodes record of the last queries to rows by quantity, if there is such."""
+        return ""
+
     def lacks(self, target: Target) -> str:
         """Why the op cannot run there; empty when it can."""
         raise NotImplementedError(self.name)

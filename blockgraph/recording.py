@@ -59,28 +59,47 @@ class Recording:
             return []
         names = ", ".join(node.name for node in chain)
         lines = [f"{' ' * indent}with torch.no_grad():  # {names}, which the kernel above does not give"]
-        return [*lines, *self._parts(fused, every, indent + 4), *self._last(fused, some, indent + 4)]
+        last = self._rows(fused, some, indent + 4) or self._last(fused, some, indent + 4)
+        return [*lines, *self._parts(fused, every, indent + 4), *last]
 
     def _parts(self, fused: Node, points: Sequence[Point], indent: int) -> list[str]:
         """The first node of the chain for some queries at a time, for what is recorded of all of them."""
         if not points:
             return []
-        first, ports = fused.replaces[0], _ports(fused)
-        given = ", ".join(self.text.value(first.inputs[port]) for port in ports)
+        first, read = fused.replaces[0], self._read(fused)
+        given = ", ".join(read.values())
         loop = f"{' ' * indent}for queries, keys in query_parts({given}, {self.text.graph.causal}):"
-        part = self.text.expression(first, ports=dict(zip(ports, ("queries", "keys"), strict=True)))
+        part = self.text.expression(first, ports=dict(zip(read, ("queries", "keys"), strict=True)))
         lines = [loop, *self.text.assigned(first, part, indent + 4)]
         for point in points:
             record = f"torch.fmax({self._row(point)}, {self._measured(point)})"
             lines += statement(self._row(point), record, _about(point), indent + 4)
         return lines
 
+    def _rows(self, fused: Node, points: Sequence[Point], indent: int) -> list[str]:
+        """What reads parameters alone, and the call that records the rest where the op itself knows one."""
+        assert isinstance(fused.op, Fusion)
+        inner = [point for point in points if not point.probe.name]
+        rows = {point.probe.quantities[0].name: self._row(point) for point in inner}
+        call = fused.op.recording_rows(self.text.site(fused), rows, *self._read(fused).values()) if rows else ""
+        if not call:
+            return []
+        about = "; ".join(map(_about, inner))
+        return [
+            *self._records([point for point in points if point.probe.name], indent),
+            *statement("", call, about, indent),
+        ]
+
+    def _read(self, fused: Node) -> dict[str, str]:
+        """Text of the queries and the keys, by the ports of the chain's first node."""
+        return {port: self.text.value(fused.replaces[0].inputs[port]) for port in _ports(fused)}
+
     def _last(self, fused: Node, points: Sequence[Point], indent: int) -> list[str]:
         """The chain for the last queries, as far as something of it is recorded."""
-        lines, first, (queries, keys) = [], fused.replaces[0], _ports(fused)
-        value = {port: self.text.value(first.inputs[port]) for port in (queries, keys)}
+        lines: list[str] = []
+        (queries, q), (keys, k) = self._read(fused).items()
         # A product would copy heads that lie apart with rows and columns swapped, which takes longer than it does.
-        part = {queries: f"last_rows({value[queries]})", keys: f"{value[keys]}.contiguous()"}
+        part = {queries: f"last_rows({q})", keys: f"{k}.contiguous()"}
         for node in fused.replaces[:-1]:
             if points:
                 here = [point for point in points if point in self._at([node])]

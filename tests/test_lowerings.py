@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 import blockgraph as bg
 from blockgraph.kernels import blockwise as kernel
-from blockgraph.kernels import native
+from blockgraph.kernels import native, rows
 from blockgraph.kernels.blockwise import blockwise
+from blockgraph.kernels.probes import ONE_HOT, QUERIES
 
 HEADS, WIDTH = 3, 16
 HEAD = f"""\
@@ -220,6 +221,40 @@ def test_the_largest_product_is_known_from_the_blocks_with_the_same_output(
     q[0, 0, -1] = math.nan
     kernel.blockwise_recorded(record, 0.5, q, k, v, **how)
     assert record[2].isnan()
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.parametrize("clip", [None, (1.03, -0.03)])
+@pytest.mark.parametrize("seq", SEQS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_recorded_of_the_last_rows_is_that_of_fp64(
+    cap: float | None,
+    clip: tuple[float, float] | None,
+    seq: int,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "_NATIVE_FROM", 1)
+    q, k, _ = (x.to(dtype) for x in given(seq))
+    found = {kind: torch.full((4,), math.nan) for kind in rows._ROW_KINDS}
+    rows.record_rows(found, q, k, scale=0.25, cap=cap, clip=clip)
+
+    later = torch.ones(seq, seq, dtype=torch.bool).triu(1)[-QUERIES:]
+    scores = 0.25 * q[:, :, -QUERIES:].double() @ k.double().mT
+    tanh = torch.tanh(scores / (cap or math.inf))
+    weights = torch.softmax((cap * tanh if cap else scores).masked_fill(later, -math.inf), -1)
+    entries, queries = (math.prod(q.shape[:2]) * count for count in ((~later).sum(), len(later)))
+    sums = {"entropy": torch.special.entr(weights).sum(), "one_hot": (weights.amax(-1) > ONE_HOT).sum()}
+    if cap:
+        sums["saturation"] = tanh.square().masked_fill(later, 0).sum()
+    if clip:
+        stretched = (1.03 + 0.03) * weights - 0.03
+        sums["clipped"] = ((stretched <= 0) | (stretched >= 1)).masked_fill(later, False).sum()
+    for kind, total in sums.items():
+        record = found[kind].double()
+        torch.testing.assert_close(record[0], total.double(), rtol=1e-5, atol=0)
+        assert record[3] == (queries if kind in ("entropy", "one_hot") else entries)
+    assert seq < 33 or cap or 0 < sums["one_hot"] < queries
 
 
 def test_code_that_cannot_be_built_leaves_the_blocks_in_python(monkeypatch: pytest.MonkeyPatch) -> None:

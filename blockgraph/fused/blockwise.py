@@ -1,5 +1,6 @@
 """The attention core as attention in blocks of scores, with memory that grows with the length alone."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from blockgraph.fused.attention import LONG, LONG_NATIVE, Attention
@@ -43,6 +44,12 @@ class Blockwise(Attention):
         """The largest product is known on the way; but with a window it is not that of all keys."""
         words = [row, self.product(site, self.own(first)), *tensors, *self._words(site)]
         return "" if self.window else f"blockwise_recorded({', '.join(words)})"
+
+    def recording_rows(self, site: Site, rows: Mapping[str, str], *tensors: str) -> str:
+        """Their scores are made again, in fp32 as the kernel's are; with a window they are the nodes'."""
+        given = ", ".join(f'"{quantity}": {row}' for quantity, row in rows.items())
+        words = [f"{{{given}}}", *tensors, *self._words(site)]
+        return "" if self.window else f"record_rows({', '.join(words)})"
 
     def _words(self, site: Site) -> list[str]:
         words = [f"scale={self.product(site, self.factors.values())}"]

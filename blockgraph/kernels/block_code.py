@@ -335,6 +335,52 @@ template <bool capped, bool clipped> struct Backward {
   }
 };
 
+// What is recorded of a head's last queries: sums over their rows, or over the keys that they see.
+template <bool capped, bool clipped> struct LastRows {
+  const Call& c;
+  const int64_t C, K, S, R;
+  std::vector<Number> k_pairs, q;
+  std::vector<float> s;
+
+  LastRows(const Call& call, int64_t queries)
+      : c(call), C(c.block), K(c.features), S(c.padded()), R(queries), k_pairs(S * K), q(C * K), s(R * S) {}
+
+  void operator()(int64_t batch, int64_t head, float peak, double* sums) {
+    feature_pairs(c.k.of(batch, head), c, K, q.data(), k_pairs.data());
+    rows(c.q.of(batch, head), c, c.tokens - R, K, q.data());
+    for (int64_t column = 0; column < S; column += C)
+      brgemm(R, C, K, K, C, S, false, q.data(), k_pairs.data() + column * K, &s[column], true);
+    for (int64_t i = 0; i < R; ++i) row(&s[i * S], c.tokens - R + i + 1, peak, sums);
+  }
+
+  void row(float* scores, int64_t seen, float peak, double* sums) {
+    Lanes top = every(LEAST), saturated = every(0.0f), norm = every(0.0f), drop = every(0.0f);
+    for (int64_t j = 0; j < seen; j += LANES) {
+      const __mmask16 there = between(0, seen, j);
+      const Lanes score = ::score<capped>(load(&scores[j]), c);
+      if (capped) saturated += only(there, score * score);
+      top = _mm512_mask_max_ps(top, there, top, score);
+      _mm512_storeu_ps(&scores[j], score);
+    }
+    const Lanes most = every(_mm512_reduce_max_ps(top));
+    for (int64_t j = 0; j < seen; j += LANES) {
+      const Lanes below = load(&scores[j]) - most, weight = only(between(0, seen, j), power(below));
+      norm += weight, drop += only(between(0, seen, j), weight * below);
+      _mm512_storeu_ps(&scores[j], weight);
+    }
+    const float whole = _mm512_reduce_add_ps(norm);
+    sums[0] += _mm512_reduce_add_ps(saturated) / (c.cap * c.cap);
+    sums[1] += std::log(whole) - _mm512_reduce_add_ps(drop) / whole;
+    sums[2] += 1.0f / whole > peak;  // the largest weight
+    for (int64_t j = 0; clipped && j < seen; j += LANES) {
+      const Lanes stretched = (c.zeta - c.gamma) / whole * load(&scores[j]) + c.gamma;
+      const __mmask16 out = _mm512_cmp_ps_mask(stretched, every(0.0f), _CMP_LE_OQ) |
+                            _mm512_cmp_ps_mask(stretched, every(1.0f), _CMP_GE_OQ);
+      sums[3] += __builtin_popcount(out & between(0, seen, j));
+    }
+  }
+};
+
 template <class Work> bool all(int64_t count, const Work& work) {
   try {
     at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
@@ -367,6 +413,26 @@ extern "C" bool forward(const Call& c, bool capped, bool clipped) {
       for (int64_t i = begin; i < end; ++i) rows(i / parts / c.heads, i / parts % c.heads, i % parts, parts);
     });
   });
+}
+
+// Records of saturation, entropy, one-hot rows and clipped weights of the last queries, of which a mean is known.
+extern "C" bool last_rows(const Call& c, bool capped, bool clipped, int64_t queries, float peak, float* records) {
+  const int64_t heads = c.batch * c.heads;
+  std::vector<double> sums(4 * heads);
+  const bool done = chosen(capped, clipped, [&](auto cap, auto clip) {
+    return all(heads, [&](int64_t begin, int64_t end) {
+      LastRows<cap, clip> head(c, queries);
+      for (int64_t i = begin; i < end; ++i) head(i / c.heads, i % c.heads, peak, &sums[4 * i]);
+    });
+  });
+  const double seen = queries * (c.tokens - queries) + queries * (queries + 1) / 2.0;
+  for (int64_t kind = 0; kind < 4; ++kind) {
+    double sum = 0;
+    for (int64_t i = 0; i < heads; ++i) sum += sums[4 * i + kind];
+    records[4 * kind] = sum, records[4 * kind + 1] = records[4 * kind + 2] = 0;
+    records[4 * kind + 3] = heads * (kind == 1 || kind == 2 ? queries : seen);
+  }
+  return done;
 }
 
 extern "C" bool backward(const Call& c, bool capped, bool clipped) {

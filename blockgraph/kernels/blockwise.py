@@ -64,11 +64,18 @@ def _attended(
     clip: tuple[float | Tensor, float | Tensor] | None, window: int | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """What `_attend` gives, with gradients."""
-    given = (scale, cap, *(clip or (None, None)))
-    # A tensor, so that the blocks are compiled once for all layers and all specs.
-    numbers = torch.stack([_number(1.0 if value is None else value, q) for value in given])
-    found: tuple[Tensor, ...] = _ATTEND(q, k, v, numbers, cap is not None, clip is not None, window)
+    found: tuple[Tensor, ...] = _ATTEND(
+        q, k, v, rule_numbers(q, scale, cap, clip), cap is not None, clip is not None, window
+    )
     return found
+
+
+def rule_numbers(
+    like: Tensor, scale: float | Tensor, cap: float | Tensor | None, clip: tuple[float | Tensor, float | Tensor] | None
+) -> Tensor:
+    """Scale, cap, zeta and gamma as a tensor, so that the blocks are compiled once for all layers and all specs."""
+    given = (scale, cap, *(clip or (None, None)))
+    return torch.stack([_number(1.0 if value is None else value, like) for value in given])
 
 
 def _number(value: float | Tensor, like: Tensor) -> Tensor:

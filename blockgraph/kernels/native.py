@@ -60,6 +60,14 @@ def native_backward(given: Sequence[Tensor], results: Sequence[Tensor], rule: Bl
     _call_blocks("backward", tensors, (lse.contiguous(),), rule)
 
 
+def native_rows(q: Tensor, k: Tensor, rule: BlockRule, queries: int, one_hot: float) -> Tensor:
+    """Records [4, 4] of the last queries: saturation, entropy, rows with a weight above `one_hot`, clipped weights."""
+    records = torch.empty(4, 4)
+    more = (ctypes.c_int64(queries), ctypes.c_float(one_hot), ctypes.c_void_p(records.data_ptr()))
+    _call_blocks("last_rows", {"q": q, "k": k}, (), rule, more)
+    return records
+
+
 def is_native(q: Tensor, v: Tensor) -> bool:
     """Whether the code serves these: bf16 on a CPU that it is for, an even count of features, enough tokens."""
     fits = q.is_cpu and q.dtype == v.dtype == torch.bfloat16 and q.shape[-1] % 2 == 0 and v.shape[-1] % 2 == 0
@@ -77,17 +85,21 @@ def _block_library() -> Any:
     library = cpp_library(BLOCK_CODE) if can_be_native() else None
     if library is None:
         return None
-    library.forward.restype = library.backward.restype = library.works.restype = ctypes.c_bool
+    for function in (library.forward, library.backward, library.last_rows, library.works):
+        function.restype = ctypes.c_bool
     return library if library.works() else None
 
 
-def _call_blocks(name: str, tensors: dict[str, Tensor], plain: Sequence[Tensor], rule: BlockRule) -> None:
+def _call_blocks(
+    name: str, tensors: dict[str, Tensor], plain: Sequence[Tensor], rule: BlockRule, more: Sequence[Any] = ()
+) -> None:
     held = {key: x if x.stride(-1) == 1 else x.contiguous() for key, x in tensors.items()}
     views = (_view(held[key]) if key in held else _View() for key in _BLOCK_TENSORS)
-    (batch, heads, tokens, features), values = tensors["q"].shape, tensors["v"].shape[-1]
+    (batch, heads, tokens, features), values = tensors["q"].shape, tensors.get("v", tensors["q"]).shape[-1]
     sizes = batch, heads, tokens, NATIVE_BLOCK, features, values, rule.window or 0
     call = _BlockCall(*sizes, *rule.numbers, *views, *(x.data_ptr() for x in plain))
-    done = getattr(_block_library(), name)(ctypes.byref(call), ctypes.c_bool(rule.capped), ctypes.c_bool(rule.clipped))
+    kinds = ctypes.c_bool(rule.capped), ctypes.c_bool(rule.clipped)
+    done = getattr(_block_library(), name)(ctypes.byref(call), *kinds, *more)
     assert done, "it was tried when it was built"
 
 
