@@ -67,7 +67,9 @@ class _Loss(torch.autograd.Function):
         hit_N = (nll / len(targets_N)).expand_as(log_z_N)
         slope_N = hit_N + 2 * z / len(targets_N) * log_z_N
         dx_ND = torch.zeros(x_ND.shape, device=x_ND.device)
-        dweight_VD, dbias_V = torch.empty_like(weight_VD), None if bias_V is None else torch.empty_like(bias_V)
+        # By shape: what is made like a weight would count as one in a plan.
+        dweight_VD = torch.empty(weight_VD.shape, dtype=weight_VD.dtype, device=weight_VD.device)
+        dbias_V = None if bias_V is None else torch.empty_like(bias_V)
         for part, local_N in _parts(len(weight_VD), targets_N):
             bias = None if bias_V is None else bias_V[part]
             given_NC = bodies[1](x_ND, weight_VD[part], bias, local_N, cap, log_z_N, slope_N, hit_N)

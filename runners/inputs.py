@@ -14,7 +14,7 @@ from blockgraph.op import Op
 from blockgraph.probes import recorded as readings_of
 from runners import cache, compiling, sharding, shards, tokenizer
 from runners.compiling import EAGER, Compiling
-from runners.lowering import begun_with, lowered, recorded
+from runners.lowering import begun_with, has_native, lowered, recorded
 from runners.objective import Objective, objective
 from runners.room import Room, room
 from runners.runfile import RunFile
@@ -66,9 +66,11 @@ def lowered_for(run: RunFile, inputs: Inputs, world: World, kept: Mapping[str, s
     chosen = compiling.compiling(run, inputs.graph, world.device, world.size, kept)
     # What the first process found holds for all of them.
     chosen = replace(chosen, on=bool(world.most(int(chosen.on and world.leads))))
-    before = begun_with(kept) if kept else None
+    before, device = begun_with(kept) if kept else None, world.device.type
+    compiling.keep_kernels()
+    native = before is None and bool(world.most(int(world.leads and has_native(run, device, built=True))))
     graph, trained = (
-        lowered(run, graph, world.device.type, chosen.on, before) for graph in (inputs.graph, inputs.objective.graph)
+        lowered(run, graph, device, chosen.on, native, before) for graph in (inputs.graph, inputs.objective.graph)
     )
     return replace(inputs, graph=graph, objective=replace(inputs.objective, graph=trained), compiling=chosen)
 
@@ -86,8 +88,6 @@ def build(run: RunFile, inputs: Inputs, world: World, begins: bool = True) -> Tr
         readings = readings_of(graph, series_of(run, inputs.graph))
         model = model_of(graph, probes=readings, recompute=run.config.train.recompute)
     compiled = inputs.compiling.on
-    if compiled:
-        compiling.keep_kernels()
     sharding.place(model, run.config.train, world, compiled, begins)
     loss = inputs.objective.loss(run.config.optim.z_loss, compiled)
     return Trainer(model, run.config, inputs.data, world, compiled, loss, inputs.objective.cap)

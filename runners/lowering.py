@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 
 from blockgraph.fused import FUSIONS
+from blockgraph.fused.attention import LONG_NATIVE
 from blockgraph.fusion import Target
 from blockgraph.graph import Graph
 from blockgraph.passes import fuse
@@ -12,21 +13,25 @@ from runners.runfile import RunFile
 KEY = "lowering"  # of the inputs that a checkpoint keeps
 
 
-def lowered(run: RunFile, graph: Graph, device: str, compiled: bool, before: Mapping[str, str] | None = None) -> Graph:
+def lowered(
+    run: RunFile, graph: Graph, device: str, compiled: bool, native: bool, before: Mapping[str, str] | None = None
+) -> Graph:
     """The graph with its attention as `train.lowering` asks for, on a device of this kind.
 
-    `before` are the lowerings that the run began with, by core. Raises `SpecError` for one that cannot be had.
+    `native` says whether there is the kernel in C++, and `before` are the lowerings that the run began with, by core.
+    Raises `SpecError` for one that cannot be had.
     """
-    precision = run.config.train.precision
-    native = device == "cpu" and precision == "bf16" and _can_be_native()
-    target = Target(run.config.data.seq, precision, device, compiled, native)
+    target = Target(run.config.data.seq, run.config.train.precision, device, compiled, native)
     return fuse(graph, FUSIONS, before or run.config.train.lowering, target)
 
 
-def _can_be_native() -> bool:
-    from blockgraph.kernels.native import can_be_native  # torch, which plans for other devices do without
+def has_native(run: RunFile, device: str, built: bool) -> bool:
+    """Whether the kernel in C++ can serve the run here; with `built` it is there, built in seconds if need be."""
+    if device != "cpu" or run.config.train.precision != "bf16" or run.config.data.seq < LONG_NATIVE:
+        return False
+    from blockgraph.kernels.native import can_be_native, is_built  # torch, which plans for other devices do without
 
-    return can_be_native()
+    return is_built() if built else can_be_native()
 
 
 def recorded(graph: Graph) -> dict[str, str]:

@@ -16,7 +16,7 @@ from runners.compiling import compiling
 from runners.config import RECOMPUTED, RunConfig, Train
 from runners.devices import Machines
 from runners.flops import step_flops
-from runners.lowering import lowered
+from runners.lowering import has_native, lowered
 from runners.objective import objective
 from runners.runfile import RunFile
 from runners.trainer import DTYPES
@@ -91,10 +91,11 @@ def _lowered(run: RunFile, graph: Graph, machines: Machines) -> Graph:
     """The graph as the run will compute it; where that is by FlexAttention, as blocks, which a CPU can rehearse."""
     device = "cpu" if machines.name == "cpu" else "cuda"
     compiled = compiling(run, graph, torch.device(device), machines.ranks).on
-    decisions = lowered(run, graph, device, compiled).decisions
+    native = has_native(run, device, built=False)
+    decisions = lowered(run, graph, device, compiled, native).decisions
     taken = {decision.core: decision.lowering for decision in decisions}
     stand_ins = {core: "blockwise" if name == "flex" else name for core, name in taken.items()}
-    return lowered(run, graph, device, compiled, stand_ins)
+    return lowered(run, graph, device, compiled, native, stand_ins)
 
 
 def holdings(graph: Graph, config: RunConfig, ranks: int) -> Holdings:

@@ -15,6 +15,7 @@ from blockgraph.model import Model, build
 from blockgraph.op import Op
 from runners import runfile, tokenizer
 from runners.checkpoint import Checkpoints
+from runners.compiling import keep_kernels
 from runners.rundir import MODEL, RUN, RunDir, refuse
 from runners.tokenizer import Tokenizer
 
@@ -43,6 +44,7 @@ class Trained:
 
         Raises `SpecError` when the weights are those of another spec.
         """
+        keep_kernels()
         with torch.device("meta"):
             model = build(graph, cached=cached)
         model.to_empty(device=device)

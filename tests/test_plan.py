@@ -117,7 +117,9 @@ class NoData:
 def trainer(run, graph, mesh=None, loss=None):
     world = World(Launch(size=RANKS if mesh else 1), torch.device("cpu"), mesh)
     with torch.device("meta"):
-        model = bg.compile(lowered(run, graph, "cpu", compiled=False), recompute=run.config.train.recompute)
+        model = bg.compile(
+            lowered(run, graph, "cpu", compiled=False, native=False), recompute=run.config.train.recompute
+        )
     sharding.place(model, run.config.train, world, compiled=False)
     return Trainer(model, run.config, NoData(), world, compiled=False, loss=loss)
 

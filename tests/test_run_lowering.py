@@ -9,6 +9,7 @@ from train_case import state, train, write_case
 import blockgraph
 from blockgraph.fused import FUSIONS
 from blockgraph.graph import Graph
+from blockgraph.kernels import native
 from runners import inputs, lowering, runfile
 from runners.checkpoint import Checkpoints
 from runners.launch import Launch
@@ -47,7 +48,9 @@ def test_a_stopped_run_goes_on_in_blocks_bit_for_bit(tiny, tmp_path):
 
 
 def graph_for(run, device, before=None) -> Graph:
-    return lowering.lowered(run, graph_of(run, blockgraph.OPS, vocab=64), device, compiled=False, before=before)
+    return lowering.lowered(
+        run, graph_of(run, blockgraph.OPS, vocab=64), device, compiled=False, native=False, before=before
+    )
 
 
 def test_what_a_run_began_with_outlives_a_change_of_machine(tiny):
@@ -80,3 +83,13 @@ def test_head_and_blocks_are_lowered_alike_where_the_head_is_open(tiny):
     found = inputs.lowered_for(run, inputs.prepare(run, blockgraph.OPS), world)
     assert found.graph.decisions == found.objective.graph.decisions
     assert found.graph.decisions[0].lowering == "blockwise"
+
+
+@pytest.mark.parametrize(("builds", "taken"), [(True, "blockwise"), (False, "explicit")])
+def test_a_run_takes_the_kernel_in_c_plus_plus_only_where_it_was_built(tiny, monkeypatch, builds, taken):
+    run = runfile.load(tiny, ["data.seq=128", "train.precision=bf16"])
+    monkeypatch.setattr(native, "can_be_native", lambda: True)
+    monkeypatch.setattr(native, "_block_library", lambda: "a library" if builds else None)
+    prepared = inputs.prepare(run, blockgraph.OPS)
+    chosen = inputs.lowered_for(run, prepared, World(Launch(), torch.device("cpu")))
+    assert [decision.lowering for decision in chosen.graph.decisions] == [taken]

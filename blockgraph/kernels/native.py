@@ -79,6 +79,11 @@ def can_be_native() -> bool:
     return has_compiler() and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
+def is_built() -> bool:
+    """Whether the code is there; it is built if need be."""
+    return _block_library() is not None
+
+
 @cache
 def _block_library() -> Any:
     """The code, built, where it can be; otherwise None."""
