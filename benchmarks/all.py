@@ -13,7 +13,7 @@ ABOUT = "# Performance\n\nWritten by `make bench`; what was measured when stands
 HEAD = "\n## `benchmarks/"
 PAGE = HERE.parent / "docs" / "results" / "performance.md"
 
-# A script with its arguments, so that all together take about 25 minutes of one core; alone, each measures more.
+# A script with its arguments, so that all together take about 40 minutes of one core; alone, each measures more.
 RUNS = (
     "limits.py",
     "attention.py --seq 4096 --ways sdpa blockwise --rounds 7",
@@ -27,7 +27,7 @@ RUNS = (
     "blocks.py --rounds 5",
     "overhead.py --rounds 20",
     "compile_time.py --rounds 1",
-    "loss.py --rounds 1",
+    "loss.py --rounds 3",
     "memory.py",
 )
 
