@@ -64,13 +64,17 @@ def short(site: str) -> str:
     return ".".join(words[number + 1 :])
 
 
+def logits(trial: Trial) -> dict[int, str]:
+    """The series of the largest attention logit of each layer; of several nodes the first."""
+    columns = trial.series.columns if trial.series else ()
+    names = [column.name for column in columns if column.meaning.startswith(LOGIT)]
+    return {layer: name for name in reversed(names) if (layer := layer_of(name)) is not None}
+
+
 def logit(trial: Trial, layer: int = 0) -> Course | None:
     """The largest attention logit of a layer."""
-    if trial.series is None:
-        return None
-    about = ((column.name, column.meaning) for column in trial.series.columns)
-    found = [name for name, meaning in about if meaning.startswith(LOGIT) and layer_of(name) == layer]
-    return course(trial, found[0]) if found else None
+    name = logits(trial).get(layer)
+    return course(trial, name) if name else None
 
 
 def largest(trial: Trial) -> float | None:
