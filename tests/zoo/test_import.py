@@ -9,9 +9,12 @@ from safetensors.torch import load_file, save_file
 from train_case import state, train, write_case
 
 import blockgraph as bg
+from blockgraph.canonical import digest
 from blockgraph.library import shipped
+from blockgraph.losses import without_losses
 from runners import export, speed
 from runners.hf import importing
+from runners.hf.exporting import described
 from runners.hf.maps import read_map, shipped_maps
 from runners.hf.weights import exported, imported, links
 
@@ -189,3 +192,13 @@ def test_a_run_goes_out_and_comes_back(tmp_path, monkeypatch):
 def test_every_map_reads_alone():
     for path in shipped()["llama3"].parent.glob("*.hf.yaml"):
         assert read_map(path).spec == path.name.removesuffix(".hf.yaml")
+
+
+@pytest.mark.parametrize("losses", ["other", "none"])
+def test_what_a_model_adds_to_its_loss_is_no_matter_of_its_files(losses, tmp_path):
+    graph = bg.load("mixtral", n_layers=2)
+    text = bg.text(without_losses(graph) if losses == "none" else graph).replace("0.02 / n_layers", "0.5")
+    (tmp_path / "model.yaml").write_text(text)
+    found = bg.load(tmp_path / "model.yaml")
+    assert digest(found) != digest(graph)
+    assert described(found, tmp_path)[0].spec == "mixtral"
