@@ -17,7 +17,7 @@ from train_case import assert_same, trained_in
 
 from blockgraph.errors import SpecError
 from runners import report, study, train
-from runners.studies import cluster, local
+from runners.studies import cluster, estimate, local
 from runners.studies.directory import claim
 from runners.sweep import FAILED, command
 from runners.trainer import Trainer
@@ -224,6 +224,21 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(tmp_path, tiny, capfd):
     assert re.fullmatch(r"4 of 4 cells to run: 2,048 tokens, about [\d:]+ with 2 at once", total)
     assert basis.startswith("time: 3 steps and a validation of each kind of cell, taken here just now, processor time")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("jobs", "expected"), [(1, 10.0), (2, 7.0), (3, 6.0), (256, 5.0)])
+def test_a_study_takes_no_less_time_than_its_longest_cell(jobs, expected):
+    assert estimate.together([1.0, 3.0, 1.0, 5.0], jobs) == pytest.approx(expected)
+
+
+def test_a_dry_run_for_a_cluster_waits_for_the_longest_cell(tmp_path, tiny, capfd):
+    wide = tiny.with_name("wide.yaml")
+    wide.write_text(f"{STUDY.replace('steps: 8', 'steps: 100000000')}slurm: {{gpus: 1, at_once: 256}}\n")
+    assert sweep(wide, tmp_path / "out", "--dry-run") == 0
+    _, *cells, _, total, _ = capfd.readouterr().out.splitlines()
+    times = {line.split()[3] for line in cells}
+    assert len(times) == 1
+    assert f"about {times.pop()} with 256 at once" in total
 
 
 def test_a_dry_run_knows_what_has_ended(tiny, straight, capfd):
