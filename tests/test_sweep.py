@@ -1,5 +1,6 @@
 """`blockgraph sweep` as its user meets it: what runs, what is told, what a stop, a crash or a second start changes."""
 
+import fcntl
 import os
 import random
 import re
@@ -9,6 +10,7 @@ import signal
 import sys
 import time
 from contextlib import nullcontext
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +19,7 @@ from train_case import assert_same, trained_in
 
 from blockgraph.errors import SpecError
 from runners import report, study, train
+from runners.rundir import LOCK, lock
 from runners.studies import cluster, estimate, local
 from runners.studies.directory import claim
 from runners.sweep import FAILED, command
@@ -150,6 +153,23 @@ def test_two_sweeps_never_write_one_directory(tmp_path, tiny, capfd):
     told = capfd.readouterr().err
     assert told.startswith(f"{tmp_path}/out: error: process {os.getpid()} on ")
     assert told.endswith("is writing this study; stop it, or name another directory with --out\n")
+
+
+def test_one_who_looks_whether_a_run_is_written_keeps_nobody_out(tmp_path, monkeypatch):
+    os.close(lock(tmp_path, LOCK, "run"))
+    looking = Event()
+
+    def slow(file, how):
+        fcntl.flock(file, how)
+        looking.set()
+        time.sleep(0.03)
+
+    monkeypatch.setattr(study, "fcntl", SimpleNamespace(flock=slow, LOCK_SH=fcntl.LOCK_SH, LOCK_NB=fcntl.LOCK_NB))
+    reader = Thread(target=study.held, args=(tmp_path,))
+    reader.start()
+    looking.wait()
+    os.close(lock(tmp_path, LOCK, "run"))
+    reader.join()
 
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path, tiny, capfd):
