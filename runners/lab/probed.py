@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.lab.trials import Trial, distinct
+from runners.series import layer_of
 
 LOGIT = "largest product"  # how the probes' index begins what a product of queries and keys means
 Array = NDArray[np.float64]
@@ -36,11 +37,6 @@ def course(trial: Trial, name: str) -> Course | None:
     values = np.asarray(trial.series[name], float)
     kept = ~np.isnan(values)
     return Course(trial.series.steps[kept], values[kept]) if kept.any() else None
-
-
-def layer_of(name: str) -> int | None:
-    """The layer that a series belongs to, such as 3 of `layers.3.attn.qkv.y.l2`."""
-    return next((int(word) for word in name.split(".") if word.isdecimal()), None)
 
 
 def layers(trial: Trial, quantity: str) -> list[int]:

@@ -86,6 +86,12 @@ def test_a_config_that_does_not_fit_is_told_where(tmp_path, capsys, changes, lin
     assert told(capsys, config)[0] == f"{config}:{line}: error: {message}"
 
 
+def test_a_size_beyond_all_numbers_is_told_where(tmp_path, capsys):
+    config = written(tmp_path / "a") / "config.json"
+    config.write_text(config.read_text().replace('"hidden_size": 16', '"hidden_size": 1e999'))
+    assert told(capsys, config)[0] == f"{config}:4:18: error: hidden_size is '1e999', not a positive whole number"
+
+
 def test_head_counts_that_cannot_be_are_told(tmp_path, capsys):
     config = written(tmp_path / "a", num_key_value_heads=3) / "config.json"
     assert "times: n_heads / n_kv_heads is 1.33333 (n_heads = 4, n_kv_heads = 3)" in told(capsys, config)[0]
