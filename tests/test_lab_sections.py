@@ -14,7 +14,7 @@ from runners.lab.alarms import ALARMS, reference, smooth, turn
 from runners.lab.critical import Crossing, crossing, ratio
 from runners.lab.lab import Lab
 from runners.lab.section import Section
-from runners.lab.sections import cause, knobs, order, two, warnings
+from runners.lab.sections import cause, knobs, norms, order, two, warnings
 from runners.lab.trials import trials
 
 RATES, SEEDS = [0.01, 0.1], [0, 1, 2]
@@ -108,6 +108,22 @@ def test_growth_is_a_cause_where_holding_it_cures_and_a_symptom_where_it_does_no
     grew = rows(found, 1)
     assert grew["baseline"][1] == f"{(1 + STEPS * 0.1) / (1 + STEPS * 0.01):.3g}"
     assert grew["hold_qkv"][1] == f"{1 / (1 + STEPS * 0.01):.3g}"
+
+
+# Norms
+
+
+def test_norms_of_which_no_linear_has_all_stand_in_the_table_alone(tmp_path):
+    def probes(settings: Settings, step: int) -> dict[str, float]:
+        names = ("attn.qkv.y.l2", "attn.qkv.x.l2", "ff.fc1.y.l2", "ff.fc1.weight.l2", "ff.fc1.dx.l2")
+        return {f"layers.0.{name}": settings["optim.lr"] for name in names}
+
+    axes = {"block": ["baseline"], "optim.lr": RATES, "train.seed": [0]}
+    found = norms.section(
+        lab_of(make(tmp_path / "made", axes, lambda s: 3 + 2 * (s["optim.lr"] > 0.01), probes=probes))
+    )
+    assert rows(found)["layers.0.attn.qkv"] == ("·", "10*", "10*", "·", "·")
+    assert [figure.name for figure in found.figures] == ["gradients"]
 
 
 # Two instabilities
