@@ -101,8 +101,25 @@ class Checkpoints:
 
     def newest(self, complain: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that verifies; `complain` is told of each damaged one, which is set aside."""
-        self._clean()
+        return self._first_good(self._steps(), complain)
+
+    def back_to(self, step: int, complain: Callable[[str], None]) -> Checkpoint | None:
+        """The newest good checkpoint of at most `step`, or else the oldest good one; those after it are removed."""
+        after = [path for path in self._steps() if path.name > _name(step)]
+        found = self._first_good([*self._steps()[len(after) :], *reversed(after)], complain)
         for path in self._steps():
+            if found and path.name > found.path.name:
+                self._remove(path)
+        return found
+
+    def peek(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies; nothing is moved, for a run may be writing here."""
+        return next((self.at(_step(path)) for path in self._steps() if not verify(path)), None)
+
+    def _first_good(self, paths: list[Path], complain: Callable[[str], None]) -> Checkpoint | None:
+        """The first checkpoint of these that verifies; damaged ones before it are set aside."""
+        self._clean()
+        for path in paths:
             fault = verify(path)
             if not fault:
                 return self.at(_step(path))
@@ -110,17 +127,6 @@ class Checkpoints:
             os.rename(path, aside)
             complain(f"{path} is damaged and passed over: {fault}; it is kept as {aside.name}")
         return None
-
-    def back_to(self, step: int, complain: Callable[[str], None]) -> Checkpoint | None:
-        """The newest good checkpoint of at most `step`, or else the oldest; those after it are removed."""
-        after = [path for path in self._steps() if path.name > _name(step)]
-        for path in after if len(after) < len(self._steps()) else after[:-1]:
-            self._remove(path)
-        return self.newest(complain)
-
-    def peek(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies; nothing is moved, for a run may be writing here."""
-        return next((self.at(_step(path)) for path in self._steps() if not verify(path)), None)
 
     def _steps(self) -> list[Path]:
         """Checkpoints, the newest first."""

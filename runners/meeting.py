@@ -17,11 +17,17 @@ POLL_SECONDS = 0.02
 def meet(launch: Launch) -> Store:
     """A store of these processes alone; raises `SpecError` in the first of them when another one does not come.
 
+    It does so too where nobody has said where to meet.
+
     torchrun lets processes that it starts again find what those before them left in its store, and gloo then connects
     to what is gone. So each process leaves a word that nobody used before, under which the first one gives all of
     them one name, until every one has taken it.
     """
-    store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=SECONDS)))
+    try:
+        store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=SECONDS)))
+    except ValueError as error:
+        *_, told = str(error).split(": ")
+        raise SpecError([Problem(told, Place("torchrun", 0), "start the processes by torchrun, or set it")]) from None
     return PrefixStore(_give(store, launch.size) if launch.leads else _take(store, launch.rank), store)
 
 

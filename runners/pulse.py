@@ -17,9 +17,10 @@ from typing import Any, cast
 
 import torch.distributed as dist
 
+from runners.orphan import AGENT_STORE
 from runners.outcome import LOST
 from runners.rundir import RunDir
-from runners.signs import Sign, Signs, Verdict, broken_off, waited_in_vain
+from runners.signs import Sign, Signs, Still, Verdict, broken_off, gone, waited_in_vain
 from runners.world import World
 
 PERIOD = 0.5  # seconds between two signs of a process
@@ -32,7 +33,8 @@ class Pulse(Thread):
     """A thread that gives the signs of one process, and reads those of the others when nothing goes on.
 
     Nothing goes on when this process has entered no collective for `timeout` seconds. The signs are kept in the store
-    by which the processes found each other; under torchrun that is a process apart.
+    by which the processes found each other; under torchrun that is a process apart, else the first one has it. Of a
+    store that does not answer nobody can ask for signs, so a second thread watches over the first.
     """
 
     def __init__(self, world: World, directory: RunDir, timeout: float):
@@ -45,14 +47,17 @@ class Pulse(Thread):
         # A copy has a connection of its own: a message that waits in the other one does not hold up the signs.
         self._store: Any = cast(Any, world.store).clone()
         self._sign = Sign(os.getpid(), socket.gethostname())
-        self._over, self._alarm, self._calm = Event(), Event(), Event()
+        self._over, self._alarm, self._calm, self._left = Event(), Event(), Event(), Event()
         self._error = ""
+        self._first = Signs()
 
     def start(self) -> None:
         """Give the first sign, and wait for that of every other process."""
         self._send()
         self.world.most(0)
+        self._first = self._signs()
         super().start()
+        Thread(target=self._guard, name="guard", daemon=True).start()
 
     def run(self) -> None:
         """Give signs until the run is over here, or has to end everywhere."""
@@ -60,24 +65,29 @@ class Pulse(Thread):
             self._watch()
 
     def _watch(self) -> None:
-        still, at, before, heard = 0.0, time.monotonic(), -1, Signs()
+        still, heard = Still(PERIOD), Signs()
         while not self._over.wait(PERIOD):
             verdict = self._beat()
-            now, arrived = time.monotonic(), self._sign.arrived
-            # A process that was itself stopped for a while, as by Ctrl-Z, has not waited for the others.
-            still = still + min(now - at, 2 * PERIOD) if arrived == before else 0.0
-            at, before = now, arrived
+            still.take(self._sign.arrived)
             if self._alarm.is_set():
                 verdict = verdict or self._after_alarm()
-            elif still < self.timeout / 2:
+            elif still.seconds < self.timeout / 2:
                 heard = {}
             elif not heard:
                 heard = self._signs()
-            elif still >= self.timeout:
+            elif still.seconds >= self.timeout:
                 verdict = verdict or self._written(waited_in_vain(heard, self._signs(), self.timeout))
-                still = 0.0
+                still = Still(PERIOD)
             if verdict:
                 self._end(verdict)
+
+    def _guard(self) -> None:
+        """End the run here when nothing goes on and the store does not answer: whoever keeps it is frozen."""
+        still = Still(PERIOD)
+        while not self._left.wait(PERIOD):
+            still.take((self._sign.beat, self._arrived))
+            if still.seconds >= self.timeout and not self.compiling:
+                self._end(self._lost_keeper(f"gave no sign of life for {self.timeout:g} s"))
 
     def ask(self, error: RuntimeError) -> None:
         """End the run if another process is the reason of `error`; return if none is."""
@@ -85,6 +95,8 @@ class Pulse(Thread):
         self._alarm.set()
         while self.is_alive() and not self._calm.wait(PERIOD):
             pass
+        if not self._calm.is_set() and not self._is_kept_apart:
+            self._end(self._lost_keeper("is gone"))
 
     def leave(self, why: str) -> None:
         """Say that this process takes part no longer."""
@@ -95,10 +107,29 @@ class Pulse(Thread):
         if heard:
             with suppress(RuntimeError):
                 self._send()
+        self._left.set()
+
+    @property
+    def _arrived(self) -> int:
+        """Collectives that this process has entered."""
+        return sum(group._get_sequence_number_for_group() for group in self._groups)
+
+    @property
+    def _is_kept_apart(self) -> bool:
+        """Whether the store is torchrun's."""
+        return os.environ.get(AGENT_STORE) == "True"
+
+    def _lost_keeper(self, fault: str) -> Verdict:
+        """The verdict on whoever keeps the store, which every process reaches by itself."""
+        if self._is_kept_apart:
+            return Verdict(f"after step {self.done()}: torchrun {fault}", 0, [])
+        # The first process may have written down by itself how it ended, and that it is to stay.
+        teller = 1 if self.directory.status().get("state", "running") == "running" else None
+        return Verdict(f"after step {self.done()}: rank 0 ({self._first[0]}) {fault}", teller, [self._first[0].pid])
 
     def _send(self) -> None:
-        arrived = sum(group._get_sequence_number_for_group() for group in self._groups)
-        self._sign = replace(self._sign, beat=self._sign.beat + 1, arrived=arrived, compiling=self.compiling)
+        beat = self._sign.beat + 1
+        self._sign = replace(self._sign, beat=beat, arrived=self._arrived, compiling=self.compiling)
         self._store.set(f"sign/{self.world.rank}", json.dumps(asdict(self._sign)))
 
     def _beat(self) -> Verdict | None:
@@ -113,7 +144,8 @@ class Pulse(Thread):
     def _after_alarm(self) -> Verdict | None:
         """Who is gone since a message failed; if nobody is, the failure is this process's own."""
         self._alarm.clear()
-        before, verdict, end = self._signs(), None, time.monotonic() + GRACE
+        before, end = self._signs(), time.monotonic() + GRACE
+        verdict = self._written(gone(before))
         while not verdict and time.monotonic() < end:
             time.sleep(PERIOD)
             verdict = self._beat()

@@ -4,9 +4,11 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ RUN = "run.yaml"
 MODEL = "model.yaml"
 STATUS = "status.json"
 METRICS = "metrics.jsonl"
+LOOKS, LOOK_SECONDS = 10, 0.01  # at a lock before it counts as taken: to ask who has it takes it for a moment
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,23 @@ def lock(path: Path, name: str, kind: str) -> int:
 
 
 def _hold(handle: int, path: Path, kind: str) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not any(map(_is_held, repeat(handle, LOOKS))):
         holder = os.read(handle, 200).decode().strip() or "another process"
         os.close(handle)
         told, hint = f"{holder} is writing this {kind}", "stop it, or name another directory with --out"
-        raise Taken([Problem(told, Place(str(path), 0), hint)]) from None
+        raise Taken([Problem(told, Place(str(path), 0), hint)])
     os.ftruncate(handle, 0)
     os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+
+def _is_held(handle: int) -> bool:
+    """Whether the lock is ours now; where it is not, after a moment in which one who only looks has let go of it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(LOOK_SECONDS)
+        return False
+    return True
 
 
 def refuse(path: Path, message: str, hint: str = "") -> SpecError:

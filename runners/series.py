@@ -96,6 +96,11 @@ class Series:
         return {column.name: place for place, column in enumerate(self.columns)}
 
 
+def layer_of(name: str) -> int | None:
+    """The layer that a series belongs to, such as 3 of `layers.3.attn.qkv.y.l2`."""
+    return next((int(word) for word in name.split(".") if word.isdecimal()), None)
+
+
 def load(run: Path) -> Series:
     """The series in a run's directory, which may still be training. Raises `SpecError` where there are none."""
     folder = Path(run) / PROBES

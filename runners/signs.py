@@ -1,6 +1,7 @@
 """Signs of life that the processes of a run give, and what they tell about the one that is at fault."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 Signs = dict[int, "Sign"]  # by rank
 
@@ -32,14 +33,28 @@ class Verdict:
     lost: list[int]
 
 
+@dataclass
+class Still:
+    """For how many seconds a value has been the same; it is looked at once in each `period`.
+
+    Seconds in which this process was itself stopped, as by Ctrl-Z, are left out: it has waited for nobody then.
+    """
+
+    period: float
+    seconds: float = 0.0
+    at: float = field(default_factory=time.monotonic)
+    value: object = None
+
+    def take(self, value: object) -> None:
+        """Take in the value of now."""
+        now = time.monotonic()
+        self.seconds = self.seconds + min(now - self.at, 2 * self.period) if value == self.value else 0.0
+        self.at, self.value = now, value
+
+
 def silent(before: Signs, now: Signs) -> list[int]:
     """Processes that gave no sign between two readings, although they have not left."""
     return [rank for rank, sign in before.items() if sign == now[rank] and sign.left is None]
-
-
-def left(now: Signs) -> list[int]:
-    """Processes that have left the run."""
-    return [rank for rank, sign in now.items() if sign.left is not None]
 
 
 def late(before: Signs, now: Signs) -> list[int]:
@@ -61,6 +76,9 @@ def waited_in_vain(before: Signs, now: Signs, seconds: float) -> dict[int, str]:
 
 def broken_off(before: Signs, now: Signs) -> dict[int, str]:
     """Who is at fault, and how, when a message to another process failed."""
-    return {rank: f"left the run: {now[rank].left}" for rank in left(now)} or dict.fromkeys(
-        silent(before, now), "is gone"
-    )
+    return gone(now) or dict.fromkeys(silent(before, now), "is gone")
+
+
+def gone(now: Signs) -> dict[int, str]:
+    """Who has left the run, and why."""
+    return {rank: f"left the run: {sign.left}" for rank, sign in now.items() if sign.left is not None}

@@ -22,7 +22,7 @@ class Stored(Mapping[str, Tensor]):
         self._holders: dict[str, list[tuple[Path, tuple[int, ...]]]] = {}
         for file in files:
             with _opened(file) as opened:
-                for name in opened.keys():  # noqa: SIM118
+                for name in sorted(opened.keys()):
                     self._holders.setdefault(name, []).append((file, tuple(opened.get_slice(name).get_shape())))
 
     def __getitem__(self, name: str) -> Tensor:

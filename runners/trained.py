@@ -92,7 +92,7 @@ def trained(path: Path, ops: Mapping[str, type[Op]]) -> Trained:
         raise refuse(path, f"there is no {WEIGHTS} here", "`blockgraph export RUN -o DIR` writes a folder that has it")
     try:
         with safe_open(path / WEIGHTS, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_tensor(name) for name in sorted(file.keys())}
             said = file.metadata() or {}
     except SafetensorError as error:
         raise refuse(path / WEIGHTS, f"no safetensors file: {error}") from None

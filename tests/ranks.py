@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,7 @@ class Job:
 def on_ranks(size: int, run: Path, jobs: list[Job], limit: float = LIMIT) -> None:
     """Do the jobs, one after the other, on `size` processes."""
     given = (size, run, jobs, _ports(len(jobs)))
-    # Forked from a process that has imported this file and no more, which takes seconds.
-    get_context("forkserver").set_forkserver_preload(["ranks", "runners.session", "torch._dynamo"])
+    _forking()
     context = mp.start_processes(_work, given, size, join=False, start_method="forkserver")
     end = time.monotonic() + limit
     try:
@@ -56,6 +56,28 @@ def on_ranks(size: int, run: Path, jobs: list[Job], limit: float = LIMIT) -> Non
     finally:
         for process in context.processes:
             process.kill()
+
+
+def codes_of(size: int, run: Path, job: Job, limit: float) -> list[int | None]:
+    """Exit codes of the processes of a job, none of which is ended because another one was."""
+    context, ports = _forking(), _ports(1)
+    processes = [context.Process(target=_work, args=(rank, size, run, [job], ports)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join(limit)
+        return [process.exitcode for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _forking() -> ForkServerContext:
+    """Processes forked from one that has imported this file and no more, which takes seconds."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["ranks", "runners.session", "torch._dynamo"])
+    return context
 
 
 def _ports(count: int) -> list[int]:

@@ -1,5 +1,4 @@
-"""Blocks that ask whether an activation's growth is the cause of divergence: what they hold, and what they leave "
-"alone."""
+"""Blocks that ask whether an activation grows as the cause of divergence: what they hold, and what they leave alone."""
 
 from collections.abc import Callable
 from pathlib import Path

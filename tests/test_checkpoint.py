@@ -71,6 +71,21 @@ def test_the_newest_are_kept_and_nothing_else_is_left(tmp_path):
     assert names(tmp_path) == ["step-00000002", "step-00000003", "step-00000004"]
 
 
+@pytest.mark.parametrize(("step", "damaged", "expected", "kept"), [
+    (5, [], 4, [2, 4]), (3, [], 2, [2]), (1, [], 2, [2]), (9, [], 8, [2, 4, 6, 8]),
+    (5, [4], 2, [2]), (5, [2, 4], 6, [6]), (3, [2], 4, [4]), (5, [2, 4, 6, 8], None, []),
+])  # fmt: skip
+def test_going_back_takes_the_newest_good_one_of_old_enough_or_else_the_oldest_good_one(
+    tmp_path, step, damaged, expected, kept
+):
+    made, told = saved(tmp_path, 2, 4, 6, 8, keep=4), []
+    for number in damaged:
+        truncate(tmp_path / f"step-{number:08d}" / "state.json")
+    found = made.back_to(step, told.append)
+    assert (found.step if found else None, len(told)) == (expected, len(damaged))
+    assert [name for name in names(tmp_path) if "damaged" not in name] == [f"step-{number:08d}" for number in kept]
+
+
 def test_an_empty_directory_has_no_checkpoint(tmp_path):
     assert Checkpoints(tmp_path, 2).newest(pytest.fail) is None
 

@@ -11,6 +11,7 @@ from runners.lab.ceiling import highest, ratio
 from runners.lab.fits import polynomial
 from runners.lab.intervals import estimate, geometric, paired, perplexity, t_quantile
 from runners.lab.sensitivity import WINDOW, sensitivity, within
+from runners.lab.words import bound
 from runners.studies.stability import Edge
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -111,6 +112,14 @@ def test_a_ceiling_outside_of_the_grid_is_a_bound():
     assert (highest([inside, below]).below, highest([inside, below]).low) == (True, None)
     found = highest([inside, inside])
     assert (found.low, found.high, found.at_least, found.below) == (1, 2, False, False)
+
+
+@pytest.mark.parametrize(("ceilings", "sign"), [
+    ([(0.1, 0.3), (0.1, 0.3)], ""), ([(0.1, 0.3), (0.3, None)], "≥ "), ([(None, 0.1), (0.1, 0.3)], "< "),
+    ([(None, 0.1), (0.3, None)], "about "),
+])  # fmt: skip
+def test_a_mean_of_ceilings_on_both_sides_of_the_grid_bounds_nothing(ceilings, sign):
+    assert bound(highest(Edge({}, stable, diverged) for stable, diverged in ceilings)) == sign
 
 
 def test_the_ratio_of_ceilings_is_paired_by_seed():

@@ -1,5 +1,6 @@
 """Sections that ask for an order, a cause, two instabilities and warnings: on studies whose answers are known."""
 
+import json
 import math
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from runners.lab.alarms import ALARMS, reference, smooth, turn
 from runners.lab.critical import Crossing, crossing, ratio
 from runners.lab.lab import Lab
 from runners.lab.section import Section
-from runners.lab.sections import cause, order, two, warnings
+from runners.lab.sections import cause, knobs, norms, order, two, warnings
 from runners.lab.trials import trials
 
 RATES, SEEDS = [0.01, 0.1], [0, 1, 2]
@@ -72,6 +73,15 @@ def test_claims_hold_where_losses_follow_the_paper_and_fail_where_they_turn_it_a
     assert together == share * pairs
 
 
+def test_claims_about_blocks_without_a_seed_in_common_wait(tmp_path):
+    axes = {"block": ["baseline", "soft_temp"], "optim.lr": RATES, "train.seed": [0, 1]}
+    missing = {("baseline", 1), ("soft_temp", 0)}
+    folder = make(
+        tmp_path / "made", axes, rising(order.PAPER), missing=lambda s: (s["block"], s["train.seed"]) in missing
+    )
+    assert rows(order.section(lab_of(folder)), 1) == {"soft_temp over baseline": ("1.33", "·", "·", "·")}
+
+
 # Cause or symptom
 
 
@@ -100,6 +110,22 @@ def test_growth_is_a_cause_where_holding_it_cures_and_a_symptom_where_it_does_no
     assert grew["hold_qkv"][1] == f"{1 / (1 + STEPS * 0.01):.3g}"
 
 
+# Norms
+
+
+def test_norms_of_which_no_linear_has_all_stand_in_the_table_alone(tmp_path):
+    def probes(settings: Settings, step: int) -> dict[str, float]:
+        names = ("attn.qkv.y.l2", "attn.qkv.x.l2", "ff.fc1.y.l2", "ff.fc1.weight.l2", "ff.fc1.dx.l2")
+        return {f"layers.0.{name}": settings["optim.lr"] for name in names}
+
+    axes = {"block": ["baseline"], "optim.lr": RATES, "train.seed": [0]}
+    found = norms.section(
+        lab_of(make(tmp_path / "made", axes, lambda s: 3 + 2 * (s["optim.lr"] > 0.01), probes=probes))
+    )
+    assert rows(found)["layers.0.attn.qkv"] == ("·", "10*", "10*", "·", "·")
+    assert [figure.name for figure in found.figures] == ["gradients"]
+
+
 # Two instabilities
 
 
@@ -116,6 +142,32 @@ def test_what_two_cures_do_together_is_told_beside_their_sum(tmp_path, both, bey
     means = [cell.partition(" ")[0] for cell in found.tables[0].rows[0][3:8]]
     assert means == ["4.600", "-1.000", "-0.500", f"{both:+.3f}", beyond]
     assert len(found.tables[0].rows) == len(RATES)
+
+
+def test_runs_that_diverged_before_a_loss_was_logged_are_left_out(tmp_path):
+    axes = {"block": ["baseline", "qk_norm"], "optim.z_loss": [0.0, 1e-4], "optim.lr": RATES, "train.seed": SEEDS}
+    folder = make(tmp_path / "made", axes, lambda s: math.inf if s["block"] == "baseline" else 3.0)
+    for log in folder.glob("cells/baseline-*/metrics.jsonl"):
+        log.unlink()
+    lab = lab_of(folder)
+    assert {arm: len(lab.capped(arm, lab.sizes[0], RATES[0])) for arm in lab.arms} == {
+        "baseline, z_loss 0": 0, "baseline, z_loss 0.0001": 0, "qk_norm, z_loss 0": 3, "qk_norm, z_loss 0.0001": 3,
+    }  # fmt: skip
+    assert not two.section(lab).tables[0].rows
+
+
+# Knobs
+
+
+def test_lines_of_a_setting_hold_the_others_and_only_the_runs_that_have_it(tmp_path):
+    axes = {"optim.clip": [None, 1.0], "optim.z_loss": [0.0, 1e-4], "optim.lr": RATES}
+    folder = make(tmp_path / "made", axes, lambda s: 3.0)
+    cells = [json.loads(line) for line in (folder / "cells.jsonl").read_text().splitlines()]
+    for cell in cells[-2:]:  # as cells of another grid, without that axis
+        del cell["settings"]["optim.z_loss"]
+    (folder / "cells.jsonl").write_text("".join(f"{json.dumps(cell)}\n" for cell in cells))
+    lines = knobs.lines_of(lab_of(folder), "optim.z_loss")
+    assert {name: [value for value, *_ in points] for name, points in lines.items()} == {"clip None": [0.0, 1e-4]}
 
 
 # Warnings
@@ -165,6 +217,15 @@ def test_a_warning_relative_to_the_warm_up_begins_behind_it(lab):
     assert seen is not None
     assert seen.steps[0] == 10
     assert seen.values.max() == pytest.approx(0.1)
+
+
+def test_a_layer_whose_logits_are_no_numbers_leaves_those_of_the_others(tmp_path):
+    def probes(settings: Settings, step: int) -> dict[str, float]:
+        lost = math.nan if step == STEPS else 5.0
+        return {"layers.0.attn.bmm1.max": lost, "layers.1.attn.bmm1.max": 2000.0 if step >= 20 else 2.0}
+
+    made = make(tmp_path / "made", {"block": ["baseline"], "optim.lr": RATES}, lambda s: 3.0, probes=probes)
+    assert ALARMS[0].first(lab_of(made).of()[0]) == 20
 
 
 @pytest.mark.parametrize("count", [0, 3, 10])

@@ -45,6 +45,19 @@ def test_measured_boxes_show_their_number_and_all_others_are_white():
     assert "data-node" not in svg_of(figure(bg.load("baseline")))
 
 
+def test_the_number_of_an_expert_is_no_layer(tmp_path):
+    def probes(settings, step):
+        return {
+            f"layers.{layer}.ff.route.load.{expert}": 10.0 * layer + expert for layer in (0, 1) for expert in (0, 1)
+        }
+
+    study = make(tmp_path / "s", {"block": ["baseline"], "optim.lr": [0.1]}, lambda s: 2.0, probes=probes)
+    found = measured(study / "cells/baseline-0.1", "load.0", layer=0)
+    assert found.values["ff.route"] == 0.0
+    with pytest.raises(SpecError, match=r"layer 3 has no 'load\.1'; layers are 0 to 1"):
+        measured(study / "cells/baseline-0.1", "load.1", layer=3)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def probes(settings, step):

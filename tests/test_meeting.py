@@ -61,6 +61,15 @@ def test_one_that_does_not_come_is_named(kept, monkeypatch):
         meeting.meet(Launch(0, 0, 3))
 
 
+def test_a_place_to_meet_that_nobody_has_given_is_told(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    told = "^torchrun: error: environment variable MASTER_ADDR expected, but not set; start the processes by torchrun,"
+    with pytest.raises(SpecError, match=told):
+        meeting.meet(Launch(0, 0, 2))
+
+
 def test_a_torchrun_that_is_gone_is_told_at_once(kept, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1")
     told = r"^torchrun: error: its store at 127.0.0.1:1 does not answer: Connection refused$"

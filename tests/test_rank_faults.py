@@ -2,16 +2,21 @@
 
 import json
 import math
+import os
+import re
+import signal
+import sys
 from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
-from ranks import Job, on_ranks
+from ranks import Job, codes_of, on_ranks
 from train_case import assert_same, series, state, train, trained_in, write_case
 
 from blockgraph.kernels.base import local
 from runners.metrics import events
+from runners.outcome import LOST
 from runners.trainer import Trainer
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(3600)]
@@ -135,6 +140,49 @@ def test_what_follows_a_fault_does_not_depend_on_the_number_of_processes(two, na
 
 def test_accumulated_gradients_and_uneven_shards_go_on_bit_for_bit_three_times(two):
     assert_same(two / "epoch", two / "epoch-straight")
+
+
+@contextmanager
+def struck(rank, strike):
+    """What happens to the first process before its fifth step."""
+    step = Trainer.step
+
+    def struck_step(self, number, *rest):
+        if number == 5 and rank == 0:
+            strike()
+        return step(self, number, *rest)
+
+    Trainer.step = struck_step
+    try:
+        yield
+    finally:
+        Trainer.step = step
+
+
+def freeze():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail():
+    raise ValueError("a mistake")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the parent of a process in /proc")
+@pytest.mark.parametrize(("strike", "code", "reason"), [
+    (freeze, -signal.SIGKILL, r"after step 4: rank 0 \(process \d+ on \S+\) gave no sign of life for 5 s"),
+    (die, -signal.SIGKILL, r"after step 4: rank 0 \(process \d+ on \S+\) is gone"),
+    (fail, 1, "ValueError: a mistake"),
+])  # fmt: skip
+def test_without_torchrun_the_process_that_keeps_the_store_is_missed_too(tiny, tmp_path, strike, code, reason):
+    job = Job(tmp_path / "run", (*STEPS, "train.timeout_s=5"), around=partial(struck, strike=strike))
+    assert codes_of(2, tiny, job, limit=60.0) == [code, LOST]
+    assert status(job.out)["state"] == "failed"
+    assert re.fullmatch(reason, status(job.out)["reason"])
+    assert "runners/loop.py" in (job.out / "stacks/rank-1.txt").read_text()
 
 
 INDICES = (0, 1, 63, 64, 200)

@@ -1,6 +1,8 @@
 """What the signs of life of several processes tell about the one at fault."""
 
-from runners.signs import Sign, broken_off, waited_in_vain
+import pytest
+
+from runners.signs import Sign, Still, broken_off, gone, waited_in_vain
 
 
 def signs(*pairs, **facts):
@@ -49,5 +51,19 @@ def test_after_a_broken_connection_a_process_that_left_says_why_and_its_silence_
     assert broken_off(signs((1, 9), (1, 9)), signs((2, 9), (1, 9), **failed)) == {0: "left the run: OSError: no space"}
 
 
+def test_a_process_that_said_why_it_left_is_named_at_once():
+    assert gone(signs((1, 9), (1, 9))) == {}
+    assert gone(signs((1, 9), (1, 9), rank_1={"left": "OSError: no space"})) == {1: "left the run: OSError: no space"}
+
+
 def test_a_failure_that_no_other_process_explains_is_ones_own():
     assert broken_off(signs((1, 9), (1, 7)), signs((5, 9), (5, 7))) == {}
+
+
+def test_a_value_is_still_for_as_long_as_it_was_looked_at_and_not_while_nobody_could_look(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    still = Still(0.5)
+    for now, value, seconds in ((1, 7, 0), (1.5, 7, 0.5), (2, 7, 1), (902, 7, 2), (902.5, 8, 0), (903, 8, 0.5)):
+        still.take(value)
+        assert still.seconds == pytest.approx(seconds), now

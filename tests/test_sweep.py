@@ -1,5 +1,6 @@
 """`blockgraph sweep` as its user meets it: what runs, what is told, what a stop, a crash or a second start changes."""
 
+import fcntl
 import os
 import random
 import re
@@ -9,6 +10,7 @@ import signal
 import sys
 import time
 from contextlib import nullcontext
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +19,8 @@ from train_case import assert_same, trained_in
 
 from blockgraph.errors import SpecError
 from runners import report, study, train
-from runners.studies import cluster, local
+from runners.rundir import LOCK, lock
+from runners.studies import cluster, estimate, local
 from runners.studies.directory import claim
 from runners.sweep import FAILED, command
 from runners.trainer import Trainer
@@ -152,6 +155,23 @@ def test_two_sweeps_never_write_one_directory(tmp_path, tiny, capfd):
     assert told.endswith("is writing this study; stop it, or name another directory with --out\n")
 
 
+def test_one_who_looks_whether_a_run_is_written_keeps_nobody_out(tmp_path, monkeypatch):
+    os.close(lock(tmp_path, LOCK, "run"))
+    looking = Event()
+
+    def slow(file, how):
+        fcntl.flock(file, how)
+        looking.set()
+        time.sleep(0.03)
+
+    monkeypatch.setattr(study, "fcntl", SimpleNamespace(flock=slow, LOCK_SH=fcntl.LOCK_SH, LOCK_NB=fcntl.LOCK_NB))
+    reader = Thread(target=study.held, args=(tmp_path,))
+    reader.start()
+    looking.wait()
+    os.close(lock(tmp_path, LOCK, "run"))
+    reader.join()
+
+
 def test_a_directory_of_something_else_is_left_alone(tmp_path, tiny, capfd):
     (tmp_path / "thesis.txt").write_text("mine")
     assert sweep(tiny, tmp_path) == 1
@@ -224,6 +244,21 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(tmp_path, tiny, capfd):
     assert re.fullmatch(r"4 of 4 cells to run: 2,048 tokens, about [\d:]+ with 2 at once", total)
     assert basis.startswith("time: 3 steps and a validation of each kind of cell, taken here just now, processor time")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("jobs", "expected"), [(1, 10.0), (2, 7.0), (3, 6.0), (256, 5.0)])
+def test_a_study_takes_no_less_time_than_its_longest_cell(jobs, expected):
+    assert estimate.together([1.0, 3.0, 1.0, 5.0], jobs) == pytest.approx(expected)
+
+
+def test_a_dry_run_for_a_cluster_waits_for_the_longest_cell(tmp_path, tiny, capfd):
+    wide = tiny.with_name("wide.yaml")
+    wide.write_text(f"{STUDY.replace('steps: 8', 'steps: 100000000')}slurm: {{gpus: 1, at_once: 256}}\n")
+    assert sweep(wide, tmp_path / "out", "--dry-run") == 0
+    _, *cells, _, total, _ = capfd.readouterr().out.splitlines()
+    times = {line.split()[3] for line in cells}
+    assert len(times) == 1
+    assert f"about {times.pop()} with 256 at once" in total
 
 
 def test_a_dry_run_knows_what_has_ended(tiny, straight, capfd):

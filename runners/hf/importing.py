@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,9 +105,8 @@ def _fill(folder: Path, one: Map, graph: Graph, files: list[Path], said: dict[st
     from blockgraph.lower import lower
     from runners.hf.weights import imported
 
-    with ExitStack() as stack:
-        found = imported(one, graph, _tensors(files, stack), Place(str(files[0].parent), 0))
-        save_file(found, folder / "model.safetensors", metadata={"format": "pt"} | said)
+    found = imported(one, graph, _tensors(files), Place(str(files[0].parent), 0))
+    save_file(found, folder / "model.safetensors", metadata={"format": "pt"} | said)
     if (files[0].parent / TOKENIZER).is_file():
         save(folder / TOKENIZER, (files[0].parent / TOKENIZER).read_bytes())
     title = graph.title or graph.name
@@ -117,15 +115,15 @@ def _fill(folder: Path, one: Map, graph: Graph, files: list[Path], said: dict[st
     save(folder / "README.md", README.format(title=title, source=files[0].parent.resolve().name, spec=one.spec))
 
 
-def _tensors(files: list[Path], stack: ExitStack) -> Mapping[str, "Tensor"]:
+def _tensors(files: list[Path]) -> Mapping[str, "Tensor"]:
     """All tensors of the files, read from the disk when they are used."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
-            opened = stack.enter_context(safe_open(file, framework="pt"))
+            tensors |= load_file(file)
         except SafetensorError as error:
             raise SpecError([Problem(f"no safetensors file: {error}", Place(str(file), 0))]) from None
-        tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     return tensors

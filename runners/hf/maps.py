@@ -151,7 +151,7 @@ def _size(one: Map, keys: str | list[str | int | None], config: Placed, problems
         if found is None:
             continue
         value = len(found.items) if key in one.labels and isinstance(found, Placed) else plain(found)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 or value < 1:
             problems.add(f"{key} is {describe(found)}, not a positive whole number", found.place)
             return None
         return int(value)

@@ -1,7 +1,7 @@
 """Early warnings: probes with thresholds that are set before any run is seen, and the step at which a loss turns."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.lab.lab import Lab
-from runners.lab.probed import Array, Course, logit
+from runners.lab.probed import Array, Course, logits
 from runners.lab.trials import LR, Trial
 
 NEIGHBOURS = 2  # to either side, over which a loss is smoothed by its median
@@ -97,23 +97,26 @@ def _others(trial: Trial) -> dict[str, Any]:
 
 def _logit(trial: Trial) -> Course | None:
     """The largest logit of any layer."""
-    found = [seen for layer in range(trial.depth) if (seen := logit(trial, layer))]
-    return Course(found[0].steps, np.max([seen.values for seen in found], axis=0)) if found else None
+    return _folded(trial, logits(trial).values(), np.nanmax)
 
 
 def _all(pattern: str, fold: Callable[..., Any] = np.nanmax) -> Callable[[Trial], Course | None]:
     """The largest, or another fold, of all series whose names match."""
 
     def read(trial: Trial) -> Course | None:
-        found = trial.series.select(pattern) if trial.series else {}
-        if trial.series is None or not found:
-            return None
-        rows: NDArray[np.float64] = np.stack([np.asarray(values, float) for values in found.values()])
-        kept = ~np.isnan(rows).all(axis=0)
-        values: Array = fold(rows[:, kept], axis=0)
-        return Course(trial.series.steps[kept], values)
+        return _folded(trial, trial.series.select(pattern) if trial.series else (), fold)
 
     return read
+
+
+def _folded(trial: Trial, names: Iterable[str], fold: Callable[..., Any]) -> Course | None:
+    """Several series as one, at the steps where any of them has a number; None where none ever had one."""
+    if trial.series is None or not (columns := [np.asarray(trial.series[name], float) for name in names]):
+        return None
+    rows: NDArray[np.float64] = np.stack(columns)
+    kept = ~np.isnan(rows).all(axis=0)
+    values: Array = fold(rows[:, kept], axis=0)
+    return Course(trial.series.steps[kept], values) if kept.any() else None
 
 
 def _gradient(trial: Trial) -> Course | None:

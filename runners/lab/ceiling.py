@@ -11,7 +11,8 @@ from runners.studies.stability import Edge
 class Highest:
     """The highest stable learning rate over seeds: its geometric mean, and the rates between which every seed's lies.
 
-    Where a seed's ceiling lies outside of the grid, `at_least` or `below` is set: the mean is then a bound.
+    Where a seed's ceiling lies outside of the grid, `at_least` or `below` is set, and the mean is a bound. With both it
+    bounds nothing.
     """
 
     mean: Estimate

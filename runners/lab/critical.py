@@ -8,7 +8,7 @@ from itertools import pairwise
 from runners.lab.intervals import Estimate, geometric
 from runners.lab.lab import Lab
 from runners.lab.sensitivity import Curve
-from runners.lab.words import rate
+from runners.lab.words import rate, sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ def crossings(lab: Lab, arm: str, size: str, margin: float) -> dict[int, Crossin
 
 def told(found: Mapping[int, Crossing]) -> str:
     """Geometric mean of the crossings of all seeds, with its interval. Raises `ValueError` for none."""
-    signs = {each.sign for each in found.values()} - {""}
-    return rate(geometric(each.rate for each in found.values()), "about " if len(signs) > 1 else "".join(signs))
+    signs = {each.sign for each in found.values()}
+    return rate(geometric(each.rate for each in found.values()), sign("≥ " in signs, "≤ " in signs))
 
 
 def ratio(one: Mapping[int, Crossing], other: Mapping[int, Crossing]) -> Ratio:
@@ -80,5 +80,4 @@ def ratio(one: Mapping[int, Crossing], other: Mapping[int, Crossing]) -> Ratio:
     seeds = sorted(one.keys() & other.keys())
     larger = any(one[seed].sign == "≥ " or other[seed].sign == "≤ " for seed in seeds)
     smaller = any(one[seed].sign == "≤ " or other[seed].sign == "≥ " for seed in seeds)
-    sign = "about " if larger and smaller else "≥ " if larger else "≤ " if smaller else ""
-    return Ratio(geometric(one[seed].rate / other[seed].rate for seed in seeds), sign)
+    return Ratio(geometric(one[seed].rate / other[seed].rate for seed in seeds), sign(larger, smaller))

@@ -11,8 +11,10 @@ HALVINGS = 80  # of the interval in which a quantile is sought: more than a doub
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over `count` values; `low` and `high` enclose it at the stated level, None where one value says "
-    "nothing."""
+    """A mean over `count` values; `low` and `high` enclose it at the stated level.
+
+    They are None where one value says nothing.
+    """
 
     mean: float
     low: float | None
@@ -65,8 +67,10 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
 
 
 def _within(angle: float, freedom: int) -> float:
-    """Share of Student's distribution within t = sqrt(freedom) tan(angle) (Abramowitz and Stegun, 26.7.3 and "
-    "26.7.4)."""
+    """Share of Student's distribution within t = sqrt(freedom) tan(angle).
+
+    Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = freedom % 2
     term, total = cosine if odd else 1.0, 0.0

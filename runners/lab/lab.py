@@ -76,10 +76,14 @@ class Lab:
         return {trial.seed: trial.loss for trial in self.of(arm, size, lr) if trial.loss is not None}
 
     def capped(self, arm: str, size: str, lr: float) -> dict[int, float]:
-        """Final validation loss of each seed, none above the initial one, which stands for runs that diverged."""
+        """Final validation loss of each seed, none above the initial one, which stands for runs that diverged.
+
+        Where no initial loss is known, those that diverged are left out.
+        """
         initial = self.initial(arm, size)
+        cap = math.inf if initial is None else initial
         found = self.losses(arm, size, lr).items()
-        return {seed: min(loss, math.inf if initial is None else initial) for seed, loss in found}
+        return {seed: least for seed, loss in found if math.isfinite(least := min(loss, cap))}
 
     def curve(self, arm: str, size: str) -> dict[float, float]:
         """Median over seeds of the final loss, at each learning rate that was run."""

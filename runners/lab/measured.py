@@ -9,7 +9,7 @@ import numpy as np
 from blockgraph.errors import Place, Problem, SpecError, near_miss
 from blockgraph.figure.heat import Measured
 from runners import series
-from runners.series import Series
+from runners.series import Series, layer_of
 
 
 def measured(run: Path, quantity: str, layer: int | None = None, step: int | None = None) -> Measured:
@@ -51,9 +51,9 @@ def _columns(found: Series, run: Path, quantity: str, layer: int | None) -> dict
     if not names:
         known = {name.rpartition(".")[2] for name in found.names} | {".".join(n.split(".")[-2:]) for n in found.names}
         raise _refuse(run, f"nothing was recorded as '{quantity}'", near_miss(quantity, known))
-    kept = [name for name in names if layer is None or str(layer) in name.split(".")]
+    kept = [name for name in names if layer is None or layer_of(name) == layer]
     if not kept:
-        numbers = sorted({int(word) for name in names for word in name.split(".") if word.isdecimal()})
+        numbers = sorted({number for name in names if (number := layer_of(name)) is not None})
         raise _refuse(run, f"layer {layer} has no '{quantity}'", f"layers are {numbers[0]} to {numbers[-1]}")
     columns: dict[str, list[str]] = {}
     for name in kept:

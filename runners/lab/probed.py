@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.lab.trials import Trial, distinct
+from runners.series import layer_of
 
 LOGIT = "largest product"  # how the probes' index begins what a product of queries and keys means
 Array = NDArray[np.float64]
@@ -38,11 +39,6 @@ def course(trial: Trial, name: str) -> Course | None:
     return Course(trial.series.steps[kept], values[kept]) if kept.any() else None
 
 
-def layer_of(name: str) -> int | None:
-    """The layer that a series belongs to, such as 3 of `layers.3.attn.qkv.y.l2`."""
-    return next((int(word) for word in name.split(".") if word.isdecimal()), None)
-
-
 def layers(trial: Trial, quantity: str) -> list[int]:
     """The layers of which a quantity such as `.y.l2` was recorded."""
     found = trial.series.names if trial.series else ()
@@ -64,13 +60,17 @@ def short(site: str) -> str:
     return ".".join(words[number + 1 :])
 
 
+def logits(trial: Trial) -> dict[int, str]:
+    """The series of the largest attention logit of each layer; of several nodes the first."""
+    columns = trial.series.columns if trial.series else ()
+    names = [column.name for column in columns if column.meaning.startswith(LOGIT)]
+    return {layer: name for name in reversed(names) if (layer := layer_of(name)) is not None}
+
+
 def logit(trial: Trial, layer: int = 0) -> Course | None:
     """The largest attention logit of a layer."""
-    if trial.series is None:
-        return None
-    about = ((column.name, column.meaning) for column in trial.series.columns)
-    found = [name for name, meaning in about if meaning.startswith(LOGIT) and layer_of(name) == layer]
-    return course(trial, found[0]) if found else None
+    name = logits(trial).get(layer)
+    return course(trial, name) if name else None
 
 
 def largest(trial: Trial) -> float | None:

@@ -1,5 +1,4 @@
-"""Figures of a block whose colours follow a run: one slider of steps for all of them, on a page that needs no "
-"network."""
+"""Figures of a block whose colours follow a run: one slider of steps for all, on a page that needs no network."""
 
 import html
 import json

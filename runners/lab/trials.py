@@ -105,9 +105,14 @@ def trials(study: Study, ops: Mapping[str, type[Op]]) -> tuple[Trial, ...]:
         key = repr((run.config.model, run.config.set))
         if key not in graphs:
             graphs[key] = _graph(cell.directory / MODEL, run, ops)
-        arm = _words(cell, arms) or _blocks(graphs[key])
-        found.append(Trial(cell, run.config, graphs[key], arm, _words(cell, sizes) or ONLY))
+        arm = words_of(cell, arms) or _blocks(graphs[key])
+        found.append(Trial(cell, run.config, graphs[key], arm, words_of(cell, sizes) or ONLY))
     return tuple(found)
+
+
+def words_of(cell: Cell, axes: Iterable[str]) -> str:
+    """A cell's values on some axes: words as they are, numbers with the axis they belong to."""
+    return ", ".join(_word(axis, cell.settings[axis]) for axis in axes if axis in cell.settings)
 
 
 def distinct(values: Iterable[Any]) -> list[Any]:
@@ -125,11 +130,6 @@ def _is_size(axis: str, values: list[Any], points: Mapping[str, Mapping[str, Any
     if points:
         return any(_is_size(key.removeprefix("set."), [value], {}) for p in points.values() for key, value in p.items())
     return "." not in axis and all(isinstance(value, int) for value in values)
-
-
-def _words(cell: Cell, axes: Iterable[str]) -> str:
-    """A cell's values on some axes: words as they are, numbers with the axis they belong to."""
-    return ", ".join(_word(axis, cell.settings[axis]) for axis in axes if axis in cell.settings)
 
 
 def _blocks(graph: Graph) -> str:

@@ -43,7 +43,12 @@ def whole(found: Estimate) -> str:
 
 def bound(found: Highest) -> str:
     """The sign before a ceiling that lies outside of the grid for some seed."""
-    return "≥ " if found.at_least else "< " if found.below else ""
+    return "< " if found.below and not found.at_least else sign(found.at_least, found.below)
+
+
+def sign(larger: bool, smaller: bool) -> str:
+    """What stands before a mean over seeds where the truth of some is larger, or smaller; of both it bounds nothing."""
+    return "about " if larger and smaller else "≥ " if larger else "≤ " if smaller else ""
 
 
 def count(number: float) -> str:

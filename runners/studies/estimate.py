@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from heapq import heapreplace
 from pathlib import Path
 
 import blockgraph
@@ -60,10 +61,18 @@ def listing(study: StudyFile, cells: list[Planned], out: Path, jobs: int) -> str
     rows = [HEAD, *(_row(study, cell, times.get(cell.name, ""), states.get(cell.name, "missing")) for cell in cells)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = "\n".join(_line(row, widths) for row in rows)
-    total = clock(sum(map(seconds, left)) / jobs)
+    total = clock(together(map(seconds, left), jobs))
     tokens = sum(map(_tokens, left))
     told = f"{len(left)} of {len(cells)} cells to run: {tokens:,} tokens, about {total} with {jobs} at once"
     return f"{table}\n\n{told}\n{basis}"
+
+
+def together(seconds: Iterable[float], jobs: int) -> float:
+    """Time until all have ended, each of which begins as soon as one of `jobs` places is free."""
+    ends = [0.0] * jobs
+    for each in seconds:
+        heapreplace(ends, ends[0] + each)
+    return max(ends)
 
 
 def _seconds(study: StudyFile, cells: list[Planned], jobs: int) -> tuple[Callable[[Planned], float], str]:
@@ -98,8 +107,9 @@ def _kind(cell: Planned) -> str:
     """What decides how long a step takes: cells that differ in the rest are timed once."""
     config = cell.run.config
     train = config.train
-    sizes = [train.batch, train.micro, config.data.seq, config.log.evaluate_tokens, train.precision, config.optim.name]
-    return json.dumps([config.model, config.set, config.tokenizer.model_dump(), sizes])
+    sizes = [train.batch, train.micro, config.data.seq, config.log.evaluate_tokens]
+    ways = [train.precision, train.compile, train.loss, train.lowering, train.checkpointing, config.optim.name]
+    return json.dumps([config.model, config.set, config.tokenizer.model_dump(), sizes, ways])
 
 
 def _timed(study: StudyFile, cell: Planned, threads: int) -> Times:

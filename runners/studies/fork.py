@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from runners.stop import SIGNALS
 
@@ -61,7 +62,11 @@ def _say_into(log: Path) -> None:
     handle, nothing = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (handle, 1), (handle, 2)):
         os.dup2(source, target)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    sys.stdout, sys.stderr = _by_lines(1), _by_lines(2)
+
+
+def _by_lines(handle: int) -> TextIO:
+    return open(handle, "w", buffering=1, closefd=False)
 
 
 def _end_with(parent: int) -> None:

@@ -62,6 +62,7 @@ class Local:
         except KeyboardInterrupt:
             self._signal()
             while self.running:
+                time.sleep(POLL)
                 self._reap()
 
     def _run(self, wanted: Wanted, stop: Stop) -> None:

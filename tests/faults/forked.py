@@ -2,13 +2,13 @@
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 from train_case import train
 
 from runners.checkpoint import Checkpoints
+from runners.studies.fork import forked
 
 
 class Child:
@@ -18,27 +18,16 @@ class Child:
         self.out, self.overrides = out, overrides
         self._log = run.parent / f"{out.name}.{log}"
         self._saving, saving = os.pipe()
+        self._log.unlink(missing_ok=True)
         self.began = time.perf_counter()
-        self.pid = os.fork()
-        if not self.pid:
-            self._child(run, gate, saving)
+        self.pid = forked(lambda: self._work(run, gate, saving), self._log)
         os.close(saving)
 
-    def _child(self, run: Path, gate: int | None, saving: int) -> None:
-        try:
-            os.setpgid(0, 0)
-            log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
-            _tell_of_saves(saving)
-            if gate is not None:
-                os.read(gate, 1)
-            code = train(run, self.out, *self.overrides)
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            code = 99
-        os._exit(code)
+    def _work(self, run: Path, gate: int | None, saving: int) -> int:
+        _tell_of_saves(saving)
+        if gate is not None:
+            os.read(gate, 1)
+        return train(run, self.out, *self.overrides)
 
     def kill_after(self, seconds: float) -> None:
         """Kill -9, unless it has ended by then."""

@@ -9,9 +9,12 @@ from safetensors.torch import load_file, save_file
 from train_case import state, train, write_case
 
 import blockgraph as bg
+from blockgraph.canonical import digest
 from blockgraph.library import shipped
+from blockgraph.losses import without_losses
 from runners import export, speed
 from runners.hf import importing
+from runners.hf.exporting import described
 from runners.hf.maps import read_map, shipped_maps
 from runners.hf.weights import exported, imported, links
 
@@ -81,6 +84,12 @@ def test_a_config_alone_becomes_a_spec(tmp_path, capsys):
 def test_a_config_that_does_not_fit_is_told_where(tmp_path, capsys, changes, line, message):
     config = written(tmp_path / "a", **changes) / "config.json"
     assert told(capsys, config)[0] == f"{config}:{line}: error: {message}"
+
+
+def test_a_size_beyond_all_numbers_is_told_where(tmp_path, capsys):
+    config = written(tmp_path / "a") / "config.json"
+    config.write_text(config.read_text().replace('"hidden_size": 16', '"hidden_size": 1e999'))
+    assert told(capsys, config)[0] == f"{config}:4:18: error: hidden_size is '1e999', not a positive whole number"
 
 
 def test_head_counts_that_cannot_be_are_told(tmp_path, capsys):
@@ -189,3 +198,13 @@ def test_a_run_goes_out_and_comes_back(tmp_path, monkeypatch):
 def test_every_map_reads_alone():
     for path in shipped()["llama3"].parent.glob("*.hf.yaml"):
         assert read_map(path).spec == path.name.removesuffix(".hf.yaml")
+
+
+@pytest.mark.parametrize("losses", ["other", "none"])
+def test_what_a_model_adds_to_its_loss_is_no_matter_of_its_files(losses, tmp_path):
+    graph = bg.load("mixtral", n_layers=2)
+    text = bg.text(without_losses(graph) if losses == "none" else graph).replace("0.02 / n_layers", "0.5")
+    (tmp_path / "model.yaml").write_text(text)
+    found = bg.load(tmp_path / "model.yaml")
+    assert digest(found) != digest(graph)
+    assert described(found, tmp_path)[0].spec == "mixtral"

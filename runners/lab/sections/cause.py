@@ -154,7 +154,7 @@ def _norms(lab: Lab, size: str, cases: list[Case]) -> list[Table]:
         calm = norms_of(lab, other, size, lab.rates[0])
         if other in lost and calm and (grown := norms_of(lab, arm, size, lost[other])):
             linears = linears or list(calm)
-            cells = [_grew(grown.get(name, {}), calm[name]) for name in linears]
+            cells = [_grew(grown.get(name, {}), calm.get(name, {})) for name in linears]
             rows.append((arm, f"{lost[other]:g}", *cells, _told(_logits(lab, arm, size, lost[other]))))
     if not rows:
         return []

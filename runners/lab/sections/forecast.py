@@ -1,5 +1,4 @@
-"""The largest attention logit against size, with fits, and which size or rate they say will fail next (2309.14322, "
-"3.3)."""
+"""The largest attention logit against size, with fits, and what they say will fail next (2309.14322, section 3.3)."""
 
 import math
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from runners.lab.lab import Lab
 from runners.lab.plots import Figure, figure, label, look
 from runners.lab.section import Section, Table
 from runners.lab.sections.rates import by_seed
-from runners.lab.trials import LR, SEED, Trial, distinct
+from runners.lab.trials import LR, SEED, Trial, distinct, words_of
 from runners.lab.words import interval, number
 
 TITLE = "What warm-up, decay, z-loss and epsilon change (Wortsman, Figures 3, 5, 6 and 12)"
@@ -35,19 +35,15 @@ def lines_of(lab: Lab, axis: str) -> dict[str, Points]:
     if axis in (LR, SEED) or "." not in axis or not all(isinstance(v, int | float) for v in values) or len(values) < 2:
         return {}
     lines: dict[str, Points] = {}
-    for trial in lab.of():
-        point = float(trial.cell.settings.get(axis, "nan")), trial.arm, trial.size
+    for trial in (trial for trial in lab.of() if axis in trial.cell.settings):
+        point = float(trial.cell.settings[axis]), trial.arm, trial.size
         lines.setdefault(_others(lab, trial, axis), []).append(point)
     return {name: sorted(distinct(points)) for name, points in lines.items() if len(distinct(points)) > 1}
 
 
 def _others(lab: Lab, trial: Trial, axis: str) -> str:
     """What a line is called: the trial's values on all other axes."""
-    kept = [name for name in lab.study.axes if name not in (axis, LR, SEED) and name in trial.cell.settings]
-    words = (trial.cell.settings[name] for name in kept)
-    return ", ".join(
-        w if isinstance(w, str) else f"{n.rpartition('.')[2]} {w:g}" for n, w in zip(kept, words, strict=True)
-    )
+    return words_of(trial.cell, (name for name in lab.study.axes if name not in (axis, LR, SEED)))
 
 
 def _table(lab: Lab, axis: str, lines: dict[str, Points]) -> Table:

@@ -45,7 +45,7 @@ def section(lab: Lab) -> Section:
     figures = [
         _figure(pair, layer, kinds, f"L2 norms of {_letters(kinds)} of every linear: {where}.", name)
         for name, kinds in (("norms", _recorded(pair, layer, FORWARD)), ("gradients", _recorded(pair, layer, BACKWARD)))
-        if kinds
+        if _whole(pair, layer, kinds)
     ]
     text = f"Both runs share everything but the learning rate: {where}; the other layers stand in the table."
     return Section(TITLE, (text,), (_growth(pair, found),), tuple(figures))
@@ -74,6 +74,11 @@ def _recorded(pair: Pair, layer: int, kinds: Kinds) -> Kinds:
     return tuple(kind for kind in kinds if any(site in _linears(pair, layer) for site in _sites(pair, layer, kind)))
 
 
+def _whole(pair: Pair, layer: int, kinds: Kinds) -> list[str]:
+    """The linears of which all these quantities were recorded; none where there are no quantities."""
+    return [s for s in _linears(pair, layer) if kinds and all(s in _sites(pair, layer, kind) for kind in kinds)]
+
+
 def _linears(pair: Pair, layer: int) -> list[str]:
     return sites(pair.steady, layer, ".y.l2")
 
@@ -88,7 +93,7 @@ def _letters(kinds: Kinds) -> str:
 
 
 def _figure(pair: Pair, layer: int, kinds: Kinds, caption: str, name: str) -> Figure:
-    linears = [site for site in _linears(pair, layer) if all(site in _sites(pair, layer, kind) for kind in kinds)]
+    linears = _whole(pair, layer, kinds)
 
     def draw(axes: Any) -> None:
         for row, site in zip(axes, linears, strict=True):

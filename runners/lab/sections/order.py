@@ -2,7 +2,7 @@
 
 from itertools import combinations
 
-from runners.lab.critical import Crossing, Ratio, crossings, ratio, told
+from runners.lab.critical import Crossing, crossings, ratio, told
 from runners.lab.intervals import geometric
 from runners.lab.lab import Lab
 from runners.lab.section import Section, Table
@@ -82,11 +82,14 @@ def _rates(found: dict[float, Rates]) -> Table:
 def _claims(found: dict[float, Rates], claims: list[tuple[str, str]]) -> Table:
     rows = []
     for low, high in claims:
-        cells = [_verdict(ratio(rates[high], rates[low])) for rates in found.values()]
+        cells = [_verdict(rates[high], rates[low]) for rates in found.values()]
         rows.append((f"{high} over {low}", f"{PAPER[high] / PAPER[low]:.3g}", *cells))
     headings = ("ratio of critical rates", "paper", *(f"{margin:g} nats above" for margin in found))
     return Table("The paper's claims: how many times higher the one block may go.", headings, tuple(rows))
 
 
-def _verdict(found: Ratio) -> str:
+def _verdict(high: dict[int, Crossing], low: dict[int, Crossing]) -> str:
+    if not high.keys() & low.keys():
+        return NONE
+    found = ratio(high, low)
     return f"{found}: {'holds' if found.higher else 'fails' if found.lower else 'open'}"

@@ -6,7 +6,7 @@ from runners.lab.ceiling import Highest, highest, ratio
 from runners.lab.lab import Lab
 from runners.lab.plots import Figure, figure, label
 from runners.lab.section import Section, Table
-from runners.lab.words import NONE, bound, count, rate
+from runners.lab.words import NONE, bound, count, rate, sign
 
 TITLE = "Highest stable learning rate (Table 3)"
 MARGINS = (0.25, 0.5, 1.0)  # nats, at which the verdict is taken again to see how much it hangs on them
@@ -60,15 +60,10 @@ def _ceiling(lab: Lab, arm: str, size: str) -> tuple[str, ...]:
     low = "below the grid" if found.low is None else f"{found.low:g}"
     high = "above the grid" if found.high is None else f"{found.high:g}"
     times = NONE
-    if own.keys() & other.keys():
-        times = rate(ratio(own, other), _ratio_bound(found, highest(other.values())))
+    if shared := own.keys() & other.keys():
+        one, two = (highest(ceilings[seed] for seed in shared) for ceilings in (own, other))
+        times = rate(ratio(own, other), sign(one.at_least or two.below, one.below or two.at_least))
     return arm, rate(found.mean, bound(found)), f"{low} to {high}", times, str(len(own))
-
-
-def _ratio_bound(one: Highest, other: Highest) -> str:
-    """The sign before a ratio of two ceilings, where one or both lie outside of the grid."""
-    larger, smaller = one.at_least or other.below, one.below or other.at_least
-    return "about " if larger and smaller else "≥ " if larger else "≤ " if smaller else ""
 
 
 def _margins(lab: Lab, size: str) -> Table:

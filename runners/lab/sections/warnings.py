@@ -1,11 +1,11 @@
 """Which probe warns before the loss does, how many steps ahead, and how often for nothing."""
 
 import math
-from statistics import median
+from statistics import NormalDist, median
 from typing import Any
 
 from runners.lab.alarms import ALARMS, SHARE, Alarm, reference, turn
-from runners.lab.intervals import t_quantile
+from runners.lab.intervals import LEVEL
 from runners.lab.lab import Lab
 from runners.lab.plots import Figure, figure, label, look
 from runners.lab.section import Section, Table
@@ -13,7 +13,7 @@ from runners.lab.trials import Trial
 from runners.lab.words import NONE
 
 TITLE = "Early warnings"
-Z = t_quantile(10**5)  # of the normal distribution
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)  # standard deviations to either side
 LEAST = 1e-3  # of a threshold, below which the figure is cut off
 HOW = (
     "Thresholds are the same for all studies. A loss has turned at the first logged "
