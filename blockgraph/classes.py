@@ -6,7 +6,7 @@ peak those of one block, not of every layer. torch.compile frees each after its 
 
 import builtins
 import re
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -19,6 +19,7 @@ from blockgraph.fields import Init
 from blockgraph.graph import Graph, Node, Ref
 from blockgraph.layout import docstring, one_line, signature, statement
 from blockgraph.loops import listed, loops
+from blockgraph.names import unique
 from blockgraph.op import Param, Site, State
 from blockgraph.probes import Point
 from blockgraph.recompute import NOTHING, again
@@ -272,9 +273,7 @@ class ClassText:
 
     def apart(self, node: Node, key: str) -> str:
         """A new variable for a value that is carried apart."""
-        name = unique(re.sub(r"[^A-Za-z0-9]+", "_", f"{node.path}_{key}").strip("_"), self.taken)
-        self.taken.add(name)
-        return name
+        return self.fresh(re.sub(r"[^A-Za-z0-9]+", "_", f"{node.path}_{key}").strip("_"))
 
 
 @dataclass(frozen=True)
@@ -297,14 +296,6 @@ class _NodeSite(Site):
     def start(self) -> str:
         """The position of the first token, in a method that takes later ones."""
         return self.first
-
-
-def unique(word: str, taken: Container[str]) -> str:
-    """The word, with a count behind it when it is taken."""
-    name, count = word, 2
-    while name in taken:
-        name, count = f"{word}_{count}", count + 1
-    return name
 
 
 def _ends(block: Graph) -> tuple[Collection[str], Collection[str]]:

@@ -148,8 +148,10 @@ class Linker:
         """The text with dims and slots as they are bound and the blocks of stacks inside it."""
         text: dict[str, Any] = plain(tree)
         given = {name: self.given[name] for name in header.dims if name in self.given}
-        slots = {name: found.name for name, found in shelf.found.items() if name in header.slots}
-        blocks = {found.name: dict(found.graph.source) for found in shelf.found.values() if found.graph is not None}
+        names = shelf.names()
+        slots = {asked: name for asked, name in names.items() if asked in header.slots}
+        linked = {names[asked]: found.graph for asked, found in shelf.found.items()}
+        blocks = {name: dict(graph.source) for name, graph in linked.items() if graph is not None}
         text |= {key: value for key, value in (("dims", {**header.dims, **given}), ("slots", slots)) if value}
         text |= {"blocks": blocks} if blocks else {}
         text.pop("sizes", None)

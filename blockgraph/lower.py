@@ -6,10 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from blockgraph.caching import refusals
 from blockgraph.canonical import canonical, digest
-from blockgraph.classes import ClassText, unique
+from blockgraph.classes import ClassText
 from blockgraph.errors import SpecError
 from blockgraph.graph import Graph
 from blockgraph.layout import docstring
+from blockgraph.names import unique
 from blockgraph.probes import Probes
 from blockgraph.recompute import NOTHING
 from blockgraph.sources import Sources, import_lines, sources

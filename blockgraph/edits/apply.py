@@ -14,6 +14,7 @@ from blockgraph.errors import Problem, Problems, SpecError
 from blockgraph.graph import Graph
 from blockgraph.library import parts, shown
 from blockgraph.link import Linker
+from blockgraph.names import unique
 from blockgraph.syntax import Mapping, Scalar, parse
 
 
@@ -109,7 +110,7 @@ def _taken_in(
     """With the edited text of a block inside, and its name there; a text in braces names the file and the edit."""
     text, folder, done = _edited_block(block, edit, around)
     layout_of = Layout(text)
-    name = free_name(layout_of.pairs(())["block"][1].value, taken)
+    name = unique(layout_of.pairs(())["block"][1].value, taken)
     found = held(layout, name, relocated(renamed(text, name), folder, around.folder))
     outcome.done += [f"{block.raw}: {told}" for told in done]
     if found is None:
@@ -134,11 +135,6 @@ def _edited_block(block: Scalar, edit: Edit, around: Around) -> tuple[str, Path,
         text, done = applied(text, one, inner, inner.file)
         names.append(one.name)
     return text, path.parent, done
-
-
-def free_name(word: str, taken: set[str]) -> str:
-    """The word, with a count behind it where it is taken."""
-    return next(name for name in (word, *(f"{word}_{n}" for n in range(2, len(taken) + 3))) if name not in taken)
 
 
 def _refuse(edit: Edit, outcome: Outcome) -> None:
