@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import blockgraph as bg
 from blockgraph.canonical import digest
+from blockgraph.commands.show import table
 from blockgraph.cost import TRAIN_BYTES
 from blockgraph.graph import Graph
 
@@ -57,6 +58,23 @@ def test_a_stack_is_the_sum_of_its_layers() -> None:
     assert stack.parameters == 3 * sum(row.parameters for row in inside)
     assert stack.flops(2, 8) == 3 * sum(row.flops(2, 8) for row in inside)
     assert cost.flops(2, 8) == sum(row.flops(2, 8) for row in cost.rows if row.depth == 0)
+
+
+def test_the_shares_of_nodes_in_a_stack_of_stacks_are_those_of_all_their_layers(tmp_path: Path) -> None:
+    for name, op, more in (("fc", "linear", "out: d"), ("deep", "stack", "of: fc, repeat: 3")):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"block: {name}\ninputs: {{x: [batch, seq, d]}}\ndims: {{d: 8}}\n"
+            f"nodes: {{{name}: {{op: {op}, in: x, {more}}}}}\noutputs: {{x: {name}}}\n"
+        )
+    path = tmp_path / "nested.yaml"
+    path.write_text(
+        "block: nested\ndims: {d: 8}\ninputs: {x: [batch, seq, d]}\nnodes:\n"
+        "  layers: {op: stack, of: deep, repeat: 2}\n  head: {op: linear, out: 3 * d}\noutputs: {x: head}\n"
+    )
+    rows = [line.split() for line in table(bg.load(path), 1, 4)[2:]]
+    assert [row[0] for row in rows] == ["layers", "deep", "fc", "head"]
+    assert [row[2] for row in rows[:2]] == ["2", "3"]
+    assert [row[-2] for row in rows] == ["66.7", "66.7", "66.7", "33.3"]
 
 
 def test_every_node_has_its_row_in_running_order() -> None:

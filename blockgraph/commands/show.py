@@ -52,15 +52,14 @@ def totals(costs: Cost, batch: int, seq: int) -> list[str]:
 def _cells(row: Row, costs: Cost, batch: int, seq: int) -> tuple[str, ...]:
     total = costs.flops(batch, seq)
     work = row.flops(batch, seq)
-    whole = work * (row.layers if row.depth else 1)
-    name = "  " * row.depth + row.node.path.replace("@", ".") + (f" × {row.layers}" if row.node.blocks else "")
+    name = "  " * row.depth + row.node.path.replace("@", ".") + (f" × {len(row.node.plan)}" if row.node.blocks else "")
     return (
         name,
         row.node.op.name,
         _shape(row.graph, row.node),
         f"{row.parameters:,}" if row.parameters else "",
         f"{work:.3g}" if work else "",
-        f"{100 * whole / total:.1f} %" if work and total else "",
+        f"{100 * work * row.layers / total:.1f} %" if work and total else "",
     )
 
 
