@@ -55,9 +55,19 @@ class Type:
 
     def mixed(self) -> "Type":
         """The same value after an operation that mixes the entries of the last axis; raises `OpError` for token ids."""
+        kept = self.flow is Flow.PAST and _TOKEN_NAMES.isdisjoint(self.last.names)
+        return self.real() if kept else self.real().with_flow(Flow.ALL)
+
+    def real(self) -> "Type":
+        """The same value; raises `OpError` for token ids."""
         if self.kind == "int":
             raise OpError("works on real numbers, found {}", self)
-        return self if self.flow is Flow.PAST and _TOKEN_NAMES.isdisjoint(self.last.names) else self.with_flow(Flow.ALL)
+        return self
+
+    @property
+    def pairs(self) -> bool:
+        """Whether there is an entry for each pair of tokens."""
+        return self.sizes[-2:] == (TOKENS, TOKENS)
 
     @property
     def folded(self) -> bool:
