@@ -91,6 +91,12 @@ def test_tokens_without_an_axis_of_their_own_are_not_causal(told):
     assert told(fold.replace("block: b\n", "block: b\ncausal: false\n")) == []
 
 
+def test_a_statistic_over_what_tokens_stand_for_heads_of_is_not_causal(told):
+    spec = block("  last: {op: rms_norm, width: full, gain: none}\n").replace("[batch, seq, d]", "[batch, seq, h, d]")
+    assert told(spec) == ["last (rms_norm): here a token comes to depend on later ones, and so does the output 'y'"]
+    assert told(spec.replace(", width: full", "")) == []
+
+
 @pytest.mark.parametrize("shape", ["[seq, d]", "[batch]"])
 def test_a_parameter_has_a_shape_that_is_known(told, shape):
     nodes = f"  w: {{op: parameter, shape: {shape}}}\n  last: {{op: relu, in: x}}\n"
@@ -172,6 +178,15 @@ def test_layers_share_what_is_the_same_in_each(told):
     assert told(model(stack.format("one, three", "g.a"), one + three)) == [
         "layers (stack): 'g.a' is no node or group of the block three"
     ]
+
+
+@pytest.mark.parametrize("field", ["init: zeros", "after_step: unit_rows"])
+def test_fields_of_a_weight_that_another_replaces_are_refused_beside_a_bias(told, field):
+    spec = block(f"  w: {{op: parameter, shape: [d, d]}}\n  last: {{op: linear, in: x, out: d, weight: w, {field}}}\n")
+    (message,) = told(spec)
+    assert told(spec.replace("weight: w", "weight: w, bias: true")) == [message]
+    assert message.endswith("would belong to a weight of its own, which w replaces")
+    assert told(spec.replace(field, "bias: true, lr: 2")) == []
 
 
 def test_two_parameters_never_have_one_name(told):

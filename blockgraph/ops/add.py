@@ -25,10 +25,12 @@ class Add(Op):
 
 
 def alike(x: tuple[Type, ...]) -> Type:
-    """The one type that all inputs of an entry-by-entry op share; raises `OpError` where sizes differ."""
+    """The one type that all inputs of an entry-by-entry op share; raises `OpError` where sizes or kinds differ."""
     if len(x) < 2:
         raise OpError("combines two or more values, found one")
     for other in x[1:]:
         if other.sizes != x[0].sizes:
             raise OpError("sizes differ: {} and {}", x[0], other)
+        if other.kind != x[0].kind:
+            raise OpError("real numbers and indices differ: {} and {}", x[0], other)
     return x[0].with_flow(meet(*(value.flow for value in x)))
