@@ -169,6 +169,29 @@ def test_an_input_that_only_one_of_two_specs_wires_is_rewired_both_ways():
         assert slot in compare(load(b), load(a)).rewired
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("{y: a, z: b}", "{y: b, z: a}", "rewired  the output y: reads b instead of a"),
+        ("block: two\n", "block: two\ncausal: false\n", "changed  causal: true → false"),
+        ("[batch, seq, 8]", "[batch, seq, 16]", "changed  input x: [batch, seq, 8] → [batch, seq, 16]"),
+    ],
+)
+def test_what_differs_outside_the_nodes_is_told_and_drawn(old, new, told, tmp_path):
+    text = (
+        "block: two\ninputs: {x: [batch, seq, 8]}\nnodes:\n  a: {op: linear, in: x, out: 8}\n"
+        "  b: {op: linear, in: x, out: 8}\noutputs: {y: a, z: b}\n"
+    )
+    specs = []
+    for name, written in (("a", text), ("b", text.replace(old, new))):
+        (tmp_path / f"{name}.yaml").write_text(written)
+        specs.append(load(tmp_path / f"{name}.yaml"))
+    difference = compare(*specs)
+    assert str(difference).splitlines()[1].startswith(told)
+    kinds = [wire.kind for wire in changes(difference).wires if wire.head.startswith("out:")]
+    assert ("rewired" in kinds) == told.startswith("rewired")
+
+
 def test_a_number_that_is_the_name_of_a_dim_is_shown_by_its_value():
     labels = {box.slot: box.label for box in figure(load("gemma2", logit_cap=25)).boxes}
     assert labels["cap"] == "cap 25"

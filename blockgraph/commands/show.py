@@ -64,8 +64,7 @@ def _cells(row: Row, costs: Cost, batch: int, seq: int) -> tuple[str, ...]:
 
 
 def _shape(graph: Graph, node: Node) -> str:
-    kinds = dict.fromkeys(node.types.values())
-    return ", ".join(f"[{', '.join(graph.dims.show(size) for size in kind.sizes)}]" for kind in kinds)
+    return ", ".join(graph.dims.shape(kind.sizes) for kind in dict.fromkeys(node.types.values()))
 
 
 def _pad(cell: str, width: int, column: int) -> str:
