@@ -73,7 +73,8 @@ class _Classes:
 
     def of(self, graph: Graph, recompute: tuple[str, ...] = NOTHING, shared: tuple[str, ...] = ()) -> str:
         """Name of the class of a graph; its text is written the first time."""
-        key = json.dumps([graph.name, canonical(graph), shared], sort_keys=True)
+        called = [graph.name, *graph.inputs, *graph.outputs]  # by position, of which the canonical form tells nothing
+        key = json.dumps([called, canonical(graph), shared], sort_keys=True)
         if key not in self.names:
             inner = {
                 node.path: tuple(self.of(block, self.recompute, node.op.sharing()) for block in node.blocks)

@@ -1,17 +1,23 @@
 """Parameters and FLOPs of whole specs against the modules themselves and torch's own count."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from oracle import METHODS
+from pydantic import Field
 from torch.utils.flop_counter import FlopCounterMode
 
 import blockgraph as bg
 from blockgraph.canonical import digest
 from blockgraph.commands.show import table
 from blockgraph.cost import TRAIN_BYTES
+from blockgraph.fields import NumberField
 from blockgraph.graph import Graph
+from blockgraph.load import load
+from blockgraph.op import Op, Style
+from blockgraph.types import Type
 
 SPECS = Path(__file__).parent / "specs"
 OWN = ["cross", "depth", "encoder", "parallel", "shared", "streams", "tied", "value_residual", "weight_ports"]
@@ -108,6 +114,30 @@ def test_the_digest_hears_what_computes_and_nothing_else(tmp_path: Path) -> None
         path = tmp_path / "parallel.yaml"
         path.write_text(text.replace(*change))
         assert (digest(bg.load(path)) == base) == (name in same), name
+
+
+def test_the_digest_hears_sizes_and_numbers_inside_any_field(tmp_path: Path) -> None:
+    class Kept(Op):
+        """The input, with fields that hold others."""
+
+        name: ClassVar = "kept"
+        style: ClassVar = Style("reshape")
+        example: ClassVar = "kept: {op: kept, in: x}"
+        by: dict[str, list[NumberField]] = Field({}, description="numbers by name")
+
+        def infer(self, x: Type) -> Type:
+            return x
+
+    path = tmp_path / "kept.yaml"
+    found = []
+    for number in ("1", "1.0", "d / 4", "2"):
+        path.write_text(
+            "block: kept\ndims: {d: 4}\ninputs: {x: [batch, seq, d]}\n"
+            f"nodes: {{k: {{op: kept, in: x, by: {{a: [{number}]}}}}}}\noutputs: {{x: k}}\n"
+        )
+        found.append(digest(load(path, ops={"kept": Kept})))
+    assert len({*found[:3]}) == 1
+    assert found[3] != found[0]
 
 
 @pytest.mark.parametrize("spec", [*METHODS, *OWN])
