@@ -10,6 +10,7 @@ import pytest
 from figure_laws import faults
 
 import blockgraph as bg
+from blockgraph import ops
 from blockgraph.cli import main
 from blockgraph.compare import compare
 from blockgraph.drawing import Options, beside, changes, figure
@@ -17,6 +18,7 @@ from blockgraph.errors import SpecError
 from blockgraph.figure import engine
 from blockgraph.figure.picture import Detail
 from blockgraph.figure.style import LOOKS, TITLE
+from blockgraph.figure.tikz import escaped, tikz
 from blockgraph.library import shipped
 from blockgraph.load import load
 
@@ -102,6 +104,13 @@ def test_tex_and_mermaid_escape_what_a_user_writes(tmp_path, forked):
     bare = re.sub(r"\\[{}]", "", tex)
     assert bare.count("{") == bare.count("}")
     assert "<script>" not in bg.render(forked, tmp_path / "f.mmd").read_text()
+
+
+def test_tex_has_only_letters_that_pdflatex_can_set():
+    for name in ("deepseek_v2", "sigma_reparam"):
+        assert [c for c in tikz(figure(load(name))) if ord(c) > 255] == []
+    labels = "".join(path.read_text() for path in Path(ops.__file__).parent.glob("*.py"))
+    assert [c for c in escaped(labels) if ord(c) > 255] == []
 
 
 def test_a_difference_marks_what_was_added_removed_and_changed(tmp_path):
