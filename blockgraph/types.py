@@ -15,7 +15,7 @@ _TOKEN_NAMES = TOKENS.names
 
 
 class Flow(Enum):
-    """Which tokens an entry of a value may depend on; a causal output has to be `PAST`."""
+    """Which tokens an entry of a value may depend on; a causal output is neither `PAIRS` nor `ALL`."""
 
     PAST = "position t has seen tokens up to t"
     PAIRS = "entry (t, s) has seen tokens up to the later of t and s"

@@ -207,6 +207,26 @@ def test_a_leak_is_told_once_where_it_happens(told):
     assert told(outside.replace("model: m\n", "model: m\ncausal: false\n")) == []
 
 
+def test_weights_of_attention_may_be_an_output_and_scores_may_not(told):
+    nodes = "  s: {op: matmul, in: [x, x], transpose: b}\n  m: {op: causal_mask}\n  last: {op: softmax}\n"
+    assert told(block(nodes)) == []
+    assert told(block(nodes, out="{y: last, m: m}")) == []
+    assert told(block(nodes, out="{y: last, s: s}")) == [
+        "the output 's' holds scores between tokens, later ones included"
+    ]
+
+
+def test_a_loss_is_not_called_a_leak_beside_one_and_each_output_that_leaks_is_told(told):
+    nodes = "  s: {op: matmul, in: [x, x], transpose: b}\n  p: {op: softmax}\n  last: {op: matmul, in: [p, x]}\n"
+    nodes += "  r: {op: linear, in: x, out: h}\n  e: {op: route, top: 1}\n"
+    nodes += "  z: {op: z_loss, in: r, factor: 1}\n  up: {op: expert_linear, in: [x, e.chosen], experts: h, out: d}\n"
+    nodes += "  w: {op: weighted_sum, in: [up, e.weights]}\n"
+    assert told(block(nodes, out="{y: last, s: s, w: w}")) == [
+        "p (softmax): here a token comes to depend on later ones, and so does the output 'y'",
+        "the output 's' holds scores between tokens, later ones included",
+    ]
+
+
 def test_two_leaks_are_both_told(told):
     attend = "  {0}s: {{op: matmul, in: [x, x], transpose: b}}\n  {0}p: {{op: softmax}}\n"
     attend += "  {0}: {{op: matmul, in: [{0}p, x]}}\n"
