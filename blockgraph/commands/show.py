@@ -2,7 +2,7 @@
 
 import argparse
 
-from blockgraph.commands.common import add_settings, graph_of
+from blockgraph.commands.common import add_settings, graph_of, whole
 from blockgraph.cost import TRAIN_BYTES, Cost, Row, cost
 from blockgraph.graph import Graph, Node
 
@@ -15,8 +15,8 @@ HEADINGS = ("node", "op", "shape", "parameters", "FLOPs", "share")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("spec", metavar="SPEC", help="a path, or the name of a shipped spec")
-    parser.add_argument("--batch", type=_positive, default=1, help="sequences, for the FLOPs (default 1)")
-    parser.add_argument("--seq", type=_positive, default=1024, help="tokens of a sequence (default 1024)")
+    parser.add_argument("--batch", type=whole(1), default=1, help="sequences, for the FLOPs (default 1)")
+    parser.add_argument("--seq", type=whole(1), default=1024, help="tokens of a sequence (default 1024)")
     add_settings(parser)
 
 
@@ -76,9 +76,3 @@ def _bytes(count: int) -> str:
     while scaled >= 1000 and len(units) > 1:
         scaled, units = scaled / 1000, units[1:]
     return f"{scaled:.4g} {units[0]}"
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1, found '{text}'")
-    return int(text)
