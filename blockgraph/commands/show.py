@@ -52,7 +52,7 @@ def totals(costs: Cost, batch: int, seq: int) -> list[str]:
 def _cells(row: Row, costs: Cost, batch: int, seq: int) -> tuple[str, ...]:
     total = costs.flops(batch, seq)
     work = row.flops(batch, seq)
-    name = "  " * row.depth + row.node.path.replace("@", ".") + (f" × {len(row.node.plan)}" if row.node.blocks else "")
+    name = "  " * row.depth + row.node.dotted + (f" × {len(row.node.plan)}" if row.node.blocks else "")
     return (
         name,
         row.node.op.name,
