@@ -26,11 +26,15 @@ class Flow(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """Sizes of the axes in order, whether entries are real numbers or indices, and the flow of tokens."""
+    """Sizes of the axes in order, whether entries are real numbers or indices, and the flow of tokens.
+
+    Indices are `below` a size, where that is known.
+    """
 
     sizes: tuple[Size, ...]
     kind: Kind = "float"
     flow: Flow = Flow.PAST
+    below: Size | None = None
 
     @property
     def last(self) -> Size:

@@ -164,6 +164,22 @@ def test_token_ids_do_not_enter_where_real_numbers_are_read(told):
     )
 
 
+def test_there_are_as_many_experts_as_the_router_tells_apart(told):
+    nodes = (
+        "  r: {op: linear, in: x, out: 6}\n  e: {op: route, top: 2}\n"
+        "  up: {op: expert_linear, in: [x, e.chosen], experts: N, out: d}\n"
+        "  last: {op: weighted_sum, in: [up, e.weights]}\n"
+    )
+    assert told(block(nodes.replace("N", "6"))) == []
+    for count in ("4", "8"):
+        assert told(block(nodes.replace("N", count))) == [
+            f"up (expert_linear): has {count} experts, and the router tells 6 apart"
+        ]
+    other = "  o: {op: linear, in: x, out: h}\n  b: {op: balance_loss, in: [o, e.chosen], factor: 1}\n"
+    (message,) = told(block(nodes.replace("N", "6") + other))
+    assert message == "b (balance_loss): reads [batch, seq, h], and the choice is among 6 experts (h = 2)"
+
+
 def test_layers_share_what_is_the_same_in_each(told):
     one = inner("one", "{g: {nodes: {a: {op: linear, in: x, out: d}}}}", outputs="{x: g}")
     two = inner("two", "{g: {nodes: {a: {op: linear, in: x, out: d, bias: true}}}}", outputs="{x: g}")

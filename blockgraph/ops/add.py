@@ -1,5 +1,6 @@
 """Sum of values: the residual connection."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 from blockgraph.errors import OpError
@@ -33,4 +34,4 @@ def alike(x: tuple[Type, ...]) -> Type:
             raise OpError("sizes differ: {} and {}", x[0], other)
         if other.kind != x[0].kind:
             raise OpError("real numbers and indices differ: {} and {}", x[0], other)
-    return x[0].with_flow(meet(*(value.flow for value in x)))
+    return replace(x[0], flow=meet(*(value.flow for value in x)), below=None)
