@@ -6,6 +6,7 @@ from functools import cached_property
 
 from blockgraph.dims import Number, Size
 from blockgraph.errors import Place
+from blockgraph.fields import Init
 from blockgraph.figure.align import align
 from blockgraph.figure.flat import Entry, Flat, Value, flat
 from blockgraph.graph import Graph
@@ -80,10 +81,9 @@ def _text(entry: Entry, value: object) -> str:
         return entry.graph.dims.show(value)
     if isinstance(value, Number):
         return value.text
-    if value is None:
-        return "nothing"
-    kind = getattr(value, "kind", None)
-    return f"{kind} {value.number.text}" if kind else str(value)  # type: ignore[attr-defined]
+    if isinstance(value, Init):
+        return f"{value.kind} {value.number.text}"
+    return "nothing" if value is None else str(value)
 
 
 @dataclass(frozen=True)
