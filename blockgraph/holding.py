@@ -61,11 +61,26 @@ def tell_unknown_shares(entry: Entry, problems: Problems) -> None:
                 problems.add(told, _place_of(path, entry), near_miss(path, known))
 
 
+def tell_unknown_values(entry: Entry, problems: Problems) -> None:
+    """A problem for every value that is to be carried apart and that no block gives, and where none is left to give."""
+    assert entry.op is not None
+    given = {name for block in entry.blocks for name in block.outputs}
+    for name in entry.op.apart():
+        if name not in given:
+            told = f"{entry.label}: no block gives a value '{name}'"
+            problems.add(
+                told, _place_of(name, entry), near_miss(name, given) or f"given are {', '.join(sorted(given))}"
+            )
+    if not entry.outputs:
+        problems.add(f"{entry.label}: every value is carried apart, so it gives none", entry.place)
+
+
 def _place_of(word: str, entry: Entry) -> Place:
-    """Where a word stands among the values of a node's fields."""
-    fields = (value for key, value in entry.text.items.items() if key not in COMMON)
+    """Where a word stands among the keys and values of a node's fields."""
+    fields = [value for key, value in entry.text.items.items() if key not in COMMON]
+    keys = (place for field in fields if isinstance(field, Mapping) for key, place in field.keys.items() if key == word)
     found = (item.place for field in fields for item in scalars(field) if item.raw == word)
-    return next(found, entry.place)
+    return next(found, next(keys, entry.place))
 
 
 @dataclass

@@ -11,7 +11,7 @@ from blockgraph.errors import Place, Problems
 from blockgraph.faulty import Faulty
 from blockgraph.graph import LOST, Graph, Group, Node, Ref
 from blockgraph.header import Header, read_dims, read_header, read_inputs
-from blockgraph.holding import Shelf, Slot, layer_names, tell_unknown_shares
+from blockgraph.holding import Shelf, Slot, layer_names, tell_unknown_shares, tell_unknown_values
 from blockgraph.library import Library
 from blockgraph.members import Members
 from blockgraph.names import check_name
@@ -80,7 +80,10 @@ class Linker:
             given = dict.fromkeys(name for block in entry.blocks for name in block.outputs)
             entry.outputs = tuple(name for name in given if op.carried(name, 0) == name)
             tell_unknown_shares(entry, self.problems)
+            tell_unknown_values(entry, self.problems)
             self.refuse_too_many(entry)
+            if not entry.outputs:
+                entry.op = None
         if all(entry.op is not None for entry in root.entries()):
             shelf.tell_unused()
 

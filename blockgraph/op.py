@@ -165,6 +165,10 @@ class Op(Fields):
         """What a value of a layer's block is called among the values that the layers carry on."""
         return name
 
+    def apart(self) -> tuple[str, ...]:
+        """Names of the values of those blocks that are carried under another name in some layer."""
+        return ()
+
     def sharing(self) -> tuple[str, ...]:
         """Paths in those blocks whose parameters all layers share."""
         return ()

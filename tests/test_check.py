@@ -180,6 +180,13 @@ def test_there_are_as_many_experts_as_the_router_tells_apart(told):
     assert message == "b (balance_loss): reads [batch, seq, h], and the choice is among 6 experts (h = 2)"
 
 
+def test_what_layers_carry_apart_is_a_value_of_theirs_and_something_is_left(told):
+    plain = inner("plain", "{a: {op: linear, in: x, out: d}}")
+    spec = model("{op: stack, of: plain, repeat: 2, index: {N: layer}}", plain)
+    assert told(spec.replace("N", "xx")) == ["layers (stack): no block gives a value 'xx'"]
+    assert told(spec.replace("N", "x")) == ["layers (stack): every value is carried apart, so it gives none"]
+
+
 def test_layers_share_what_is_the_same_in_each(told):
     one = inner("one", "{g: {nodes: {a: {op: linear, in: x, out: d}}}}", outputs="{x: g}")
     two = inner("two", "{g: {nodes: {a: {op: linear, in: x, out: d, bias: true}}}}", outputs="{x: g}")
