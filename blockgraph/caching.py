@@ -170,7 +170,7 @@ def _unfit(kind: Type) -> str:
     """Why a value that depends on tokens has no row for a new one."""
     if kind.folded or not 1 <= kind.sizes.count(TOKENS) <= 2:
         return f"{kind} has no axis for tokens alone"
-    if kind.sizes.count(TOKENS) == 2 and kind.sizes[-2:] != (TOKENS, TOKENS):
+    if kind.sizes.count(TOKENS) == 2 and not kind.pairs:
         return f"{kind} has two axes of tokens that are not the last ones"
     return "may depend on later tokens" if _leaks(kind) else ""
 

@@ -55,6 +55,8 @@ def _data(value: Any) -> Any:
             return value.value if value.value is not None else value.source({name: name for name in value.free})
         case Init():
             return [value.kind, _data(value.number)]
-        case list():
+        case list() | tuple():
             return [_data(item) for item in value]
+        case dict():
+            return {key: _data(item) for key, item in value.items()}
     return value

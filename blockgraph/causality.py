@@ -1,6 +1,6 @@
 """Paths by which a later token reaches an earlier one."""
 
-from blockgraph.errors import Place, Problems
+from blockgraph.errors import Problems
 from blockgraph.graph import Graph, Node
 from blockgraph.types import Flow, Type
 
@@ -12,7 +12,8 @@ def tell_leaks(graph: Graph, problems: Problems) -> None:
 
     What leaks already when it comes in, into a block or through a block, is told where it leaks.
     """
-    leaking = [name for name, ref in graph.outputs.items() if _flow(graph.type_of(ref)) not in (None, Flow.PAST)]
+    flows = {name: _flow(graph.type_of(ref)) for name, ref in graph.outputs.items()}
+    leaking = [name for name, flow in flows.items() if flow in (Flow.ALL, Flow.PAIRS)]
     entering = [name for name, kind in graph.inputs.items() if kind.flow is Flow.ALL]
     for name in entering if leaking else ():
         if graph.inputs[name].folded:
@@ -20,13 +21,14 @@ def tell_leaks(graph: Graph, problems: Problems) -> None:
             problems.add(told, graph.places[name], OPEN)
     if not leaking or entering:
         return
-    outputs = f"does the output '{leaking[0]}'" if len(leaking) == 1 else f"do the outputs {', '.join(leaking)}"
-    culprits = [node for node in graph.nodes.values() if _begins(node, graph)]
-    for node in culprits:
+    behind = [name for name in leaking if flows[name] is Flow.ALL]
+    outputs = f"does the output '{behind[0]}'" if len(behind) == 1 else f"do the outputs {', '.join(behind)}"
+    for node in (node for node in graph.nodes.values() if behind and _begins(node, graph)):
         told = f"{node.path} ({node.op.name}): here a token comes to depend on later ones, and so {outputs}"
         problems.add(told, node.place, _remedy(node, graph))
-    if _flow(graph.type_of(graph.outputs[leaking[0]])) is not Flow.ALL:
-        _tell_open_output(leaking[0], graph, problems)
+    for name in (name for name in leaking if name not in behind):
+        told = f"the output '{name}' holds scores between tokens, later ones included"
+        problems.add(told, graph.places[f"outputs.{name}"], OPEN)
 
 
 def _flow(kind: Type | None) -> Flow | None:
@@ -34,8 +36,8 @@ def _flow(kind: Type | None) -> Flow | None:
 
 
 def _begins(node: Node, graph: Graph) -> bool:
-    """Whether a value stops being causal here, and not in a block of which that is told already."""
-    if node.blocks and all(block.causal for block in node.blocks):
+    """Whether a value stops being causal here, and not for a loss alone or in a block of which that is told already."""
+    if node.op.adds or (node.blocks and all(block.causal for block in node.blocks)):
         return False
     before = {_flow(graph.type_of(ref)) for ref in node.inputs.values()}
     after = {kind.flow for kind in node.types.values()}
@@ -49,9 +51,3 @@ def _remedy(node: Node, graph: Graph) -> str:
     if scores:
         return f"its input {scores[0]} is not masked here; put a causal_mask between, or {OPEN}"
     return OPEN
-
-
-def _tell_open_output(name: str, graph: Graph, problems: Problems) -> None:
-    """A problem for an output that holds a row of entries for every token, later ones included."""
-    place: Place = graph.places[f"outputs.{name}"]
-    problems.add(f"the output '{name}' holds scores between tokens, later ones included", place, OPEN)

@@ -174,7 +174,7 @@ def shown(error: OpError, dims: Dims) -> tuple[str, str]:
 
 def _show(value: object, dims: Dims) -> str:
     if isinstance(value, Type):
-        return f"[{', '.join(dims.show(size) for size in value.sizes)}]" + " of token ids" * (value.kind == "int")
+        return dims.shape(value.sizes) + " of token ids" * (value.kind == "int")
     return dims.show(value) if isinstance(value, Size) else str(value)
 
 

@@ -6,26 +6,27 @@ peak those of one block, not of every layer. torch.compile frees each after its 
 
 import builtins
 import re
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 
-from blockgraph.constants import Constants, python
+from blockgraph.acting import Acting
+from blockgraph.constants import Constants
+from blockgraph.declaring import Declaring
 from blockgraph.dims import RUNTIME, Number, Size
-from blockgraph.fields import Init
 from blockgraph.graph import Graph, Node, Ref
-from blockgraph.layout import docstring, one_line, signature, statement
-from blockgraph.loops import listed, loops
-from blockgraph.op import Param, Site, State
+from blockgraph.layout import BODY, docstring, one_line, signature, statement
+from blockgraph.loops import loops
+from blockgraph.names import unique
+from blockgraph.op import Site
 from blockgraph.probes import Point
 from blockgraph.recompute import NOTHING, again
 from blockgraph.recording import Recording
 from blockgraph.stepping import Stepping
 
-BODY = " " * 8
 Line = Callable[[Node, int], list[str]]  # the lines of a node, with their indent
 NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -65,8 +66,8 @@ class ClassText:
         title = f": {graph.title}" if graph.title else ""
         paper = f" ({graph.paper})" if graph.paper else ""
         extend = Stepping(self).method() if self.cached else []
-        methods = [self.forward(), self.probed(), extend, self.actions("finish_init"), self.actions("finish_step")]
-        parts = [docstring(f"{graph.name}{title}{paper}.", indent=4), self.constructor(), *methods]
+        methods = [self.forward(), self.probed(), extend, *map(Acting(self).method, ("finish_init", "finish_step"))]
+        parts = [docstring(f"{graph.name}{title}{paper}.", indent=4), Declaring(self).method(), *methods]
         return "\n".join([f"class {self.name}(GraphModule):", "\n\n".join("\n".join(part) for part in parts if part)])
 
     def values(self) -> Iterable[Ref]:
@@ -75,38 +76,6 @@ class ClassText:
         for node in self.graph.nodes.values():
             steps = (*node.replaces[:-1], node)  # a probe may read what a fused node does not keep
             yield from (Ref("node", step.path, port) for step in steps for port in step.outputs)
-
-    def constructor(self) -> list[str]:
-        """The declarations, in running order."""
-        lines = ["    def __init__(self, layer: int = 0) -> None:", f"{BODY}super().__init__()"]
-        for node in self.graph.nodes.values():
-            lines += self.stack(node) if node.blocks else self.tensors(node)
-        return [*lines, *[f"{BODY}self.records: Tensor | None = None"] * bool(self.points)]
-
-    def tensors(self, node: Node) -> list[str]:
-        """The declarations of one node."""
-        calls = [self.declaration(node, param, _group(param)) for param in node.params]
-        calls += [self.declaration(node, state, _kept(state)) for state in node.states]
-        for step in (*node.replaces[:-1], node):
-            numbers = self.constants.by_owner.get(_path(step), {})
-            calls += [f'self.declare_constant("{path}", {number})' for path, number in numbers.items()]
-        return [line for call in calls for line in statement("", call)]
-
-    def declaration(self, node: Node, tensor: Param | State, group: list[str]) -> str:
-        """One call of `declare`."""
-        shape = repr(tuple(size.known for size in tensor.sizes))
-        words = [f'"{node.home}.{tensor.name}"', shape, *_start(tensor.init), *group]
-        return f"self.declare({', '.join(words)})"
-
-    def stack(self, node: Node) -> list[str]:
-        """The layers of a stack; each class is named once where it can be."""
-        kinds = [self.blocks[node.path][index] for index in node.plan]
-        made = f"[{kinds[0]}(layer) for layer in range({len(kinds)})]"
-        if len(set(kinds)) > 1:
-            made = f"[kind(layer) for layer, kind in enumerate({listed(kinds)})]"
-        shared = "".join(f"{_quoted(path)}, " for path in node.op.sharing())
-        share = [f"share=({shared.rstrip() if shared.count(',') == 1 else shared[:-2]})"] * bool(shared)
-        return statement("", f"self.declare_layers({', '.join([_quoted(node.path), made, *share])})")
 
     def forward(self) -> list[str]:
         """The forward pass, a line for each node; where it is probed, `probed` takes its place."""
@@ -193,7 +162,7 @@ class ClassText:
     def assigned(self, node: Node, expression: str, indent: int = len(BODY)) -> list[str]:
         """The line that gives an expression to a node's variables."""
         targets = ", ".join(self.variables[Ref("node", node.path, port)] for port in node.outputs)
-        return statement(targets, expression, _place(node), indent)
+        return statement(targets, expression, self.place(node), indent)
 
     def expression(self, node: Node, form: str = "{}", ports: Mapping[str, str] = NONE, start: str = "") -> str:
         """What a node computes; `form` is put round its parameters, and `ports` stand for values it reads.
@@ -202,52 +171,27 @@ class ClassText:
         """
         read = [ports.get(port) or self.value(ref) for port, ref in node.data().items()]
         wired = {port: self.value(ref) for port, ref in node.inputs.items() if port in node.op.weights}
-        tensors = {name: form.format(text) for name, text in _owned(node).items()} | wired
+        tensors = {name: form.format(text) for name, text in self.owned(node).items()} | wired
         return node.op.lower(self.site(node, start), *read, **tensors)
 
     def site(self, node: Node, start: str = "") -> Site:
         """The place of a node's text."""
         return _NodeSite(self, node, start)
 
+    def owned(self, node: Node) -> dict[str, str]:
+        """Texts of the tensors that a node keeps, by name."""
+        names = [*(param.name for param in node.params), *(state.name for state in node.states)]
+        return {name: f"self.{node.home}.{name}" for name in names}
+
+    def place(self, node: Node) -> str:
+        """Where a node stands in its spec, as a comment says it."""
+        place = (node.replaces or (node,))[0].place
+        names = f": {', '.join(inner.name for inner in node.replaces)}" if node.replaces else ""
+        return one_line(f"{Path(place.file).name}:{place.line}{names}")
+
     def value(self, ref: Ref) -> str:
         """Text of a value."""
         return f"self.{self.graph.nodes[ref.owner].home}.{ref.port}" if ref.kind == "param" else self.variables[ref]
-
-    def actions(self, method: str) -> list[str]:
-        """A method with what the nodes do after initialisation, or after the optimiser's step."""
-        acting = {node.path: lines for node in self.graph.nodes.values() if (lines := self.action(node, method))}
-        if not acting:
-            return []
-        needed = set().union(*(self.before(self.graph.nodes[path]) for path in acting))
-        lines = [f"    def {method}(self) -> None:"]
-        for path, node in self.graph.nodes.items():
-            lines += acting.get(path, [])
-            lines += self.assigned(node, self.expression(node, "full({})")) if path in needed else []
-        return lines
-
-    def action(self, node: Node, method: str) -> list[str]:
-        """What one node does, on the parameters themselves; of layers that share them the first acts."""
-        apart = (*node.op.weights, *node.op.changes)
-        ports = {port: ref for port, ref in node.inputs.items() if port in apart or node.renews}
-        tensors = {port: self.value(ref) for port, ref in ports.items()} | _owned(node)
-        call = node.op.on_init if method == "finish_init" else node.op.on_step
-        statements = call(self.site(node), **tensors).splitlines()
-        indent, guard = len(BODY), []
-        if statements and any(_within(node.home, path) for path in self.shared):
-            first = f"{node.home}.{next(iter(_owned(node)))}"
-            indent, guard = len(BODY) + 4, [f'{BODY}if "{first}" in self.table:  # the first layer owns what all share']
-        return [*guard, *(line for text in statements for line in statement("", text, _place(node), indent))]
-
-    def before(self, node: Node) -> set[str]:
-        """Paths of the nodes whose values an action reads; all of them come from parameters alone."""
-        found: set[str] = set()
-        waiting = list(node.inputs.values()) if node.renews else []
-        while waiting:
-            ref = waiting.pop()
-            if ref.kind == "node" and ref.owner not in found:
-                found.add(ref.owner)
-                waiting.extend(self.graph.nodes[ref.owner].inputs.values())
-        return found
 
     def loop(self, node: Node, method: str = "", *more: str) -> list[str]:
         """The layers of a stack, or a `method` of theirs, called in order on the carried values, and on `more`."""
@@ -264,7 +208,7 @@ class ClassText:
             for key in outputs:
                 carried.setdefault(key, self.apart(node, key) if key not in carried else "")
             calls.append((_joined(carried, outputs), _joined(carried, inputs) + given))
-        return [*lines, *(BODY + line for line in loops(f"self.{node.path}", calls, _place(node), method))]
+        return [*lines, *(BODY + line for line in loops(f"self.{node.path}", calls, self.place(node), method))]
 
     def keys(self, node: Node, layer: int, names: Iterable[str]) -> list[str]:
         """What the values of a layer are called among those that a stack carries."""
@@ -272,9 +216,7 @@ class ClassText:
 
     def apart(self, node: Node, key: str) -> str:
         """A new variable for a value that is carried apart."""
-        name = unique(re.sub(r"[^A-Za-z0-9]+", "_", f"{node.path}_{key}").strip("_"), self.taken)
-        self.taken.add(name)
-        return name
+        return self.fresh(re.sub(r"[^A-Za-z0-9]+", "_", f"{node.path}_{key}").strip("_"))
 
 
 @dataclass(frozen=True)
@@ -288,7 +230,7 @@ class _NodeSite(Site):
     def number(self, number: Number) -> str:
         """A literal, a constant of the layer, or an expression."""
         name = next((name for name, known in self.node.op.numbers().items() if known is number), "number")
-        return self.text.constants.text(number, _path(self.node), name)
+        return self.text.constants.text(number, self.node.dotted, name)
 
     def size(self, size: Size) -> str:
         """A literal."""
@@ -299,14 +241,6 @@ class _NodeSite(Site):
         return self.first
 
 
-def unique(word: str, taken: Container[str]) -> str:
-    """The word, with a count behind it when it is taken."""
-    name, count = word, 2
-    while name in taken:
-        name, count = f"{word}_{count}", count + 1
-    return name
-
-
 def _ends(block: Graph) -> tuple[Collection[str], Collection[str]]:
     return block.outputs, block.inputs
 
@@ -315,41 +249,5 @@ def _given(results: Collection[str]) -> str:
     return "Tensor" if len(results) == 1 else "tuple[Tensor, ...]"
 
 
-def _quoted(path: str) -> str:
-    return f'"{path}"'
-
-
-def _group(param: Param) -> list[str]:
-    lr = [f"lr={python(param.lr)}"] * (param.lr.value != 1.0)
-    return ["decay=False"] * (not param.decay) + lr + ["rows=True"] * param.rows
-
-
-def _kept(state: State) -> list[str]:
-    return ["trained=False"] + ["measured=True"] * state.measured + ["total=True"] * state.total
-
-
-def _start(init: Init) -> tuple[str, str]:
-    return f'"{init.kind}"', python(init.number)
-
-
-def _owned(node: Node) -> dict[str, str]:
-    names = [*(param.name for param in node.params), *(state.name for state in node.states)]
-    return {name: f"self.{node.home}.{name}" for name in names}
-
-
-def _path(node: Node) -> str:
-    return node.path.replace("@", ".")
-
-
-def _within(home: str, path: str) -> bool:
-    return home == path or home.startswith(f"{path}.")
-
-
 def _joined(carried: Mapping[str, str], names: Iterable[str]) -> str:
     return ", ".join(carried[name] for name in names)
-
-
-def _place(node: Node) -> str:
-    place = (node.replaces or (node,))[0].place
-    names = f": {', '.join(inner.name for inner in node.replaces)}" if node.replaces else ""
-    return one_line(f"{Path(place.file).name}:{place.line}{names}")

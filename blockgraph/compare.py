@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from blockgraph.dims import Number, Size
+from blockgraph.errors import Place
+from blockgraph.fields import Init
 from blockgraph.figure.align import align
 from blockgraph.figure.flat import Entry, Flat, Value, flat
 from blockgraph.graph import Graph
@@ -15,7 +17,8 @@ class Diff:
     """Two graphs and what differs; prints as words, and shows both figures side by side in a notebook.
 
     `match` gives the slot in `b` for each in `a` that is the same node, whatever it is called. The other fields are
-    keyed by slots: removed ones of `a`, all others of `b`; the texts say from what to what.
+    keyed by slots: removed ones of `a`, all others of `b`; the texts say from what to what. An output that is rewired
+    has the slot `out:NAME`.
     """
 
     a: Graph
@@ -56,6 +59,7 @@ def compare(a: Graph, b: Graph) -> Diff:
     changed = {new.slot: texts for old, new in [*pairs, *stacks] if (texts := tuple(_changes(old, new)))}
     wiring = _Wiring(first, second, match, frozenset(removed), frozenset(added))
     rewired = {new.slot: texts for old, new in pairs if (texts := tuple(wiring.changes(old, new)))}
+    rewired |= {f"out:{name}": texts for name in second.outputs if (texts := tuple(wiring.of_output(name)))}
     return Diff(a, b, match, removed, added, changed, rewired, tuple(_general(a, b)))
 
 
@@ -77,10 +81,9 @@ def _text(entry: Entry, value: object) -> str:
         return entry.graph.dims.show(value)
     if isinstance(value, Number):
         return value.text
-    if value is None:
-        return "nothing"
-    kind = getattr(value, "kind", None)
-    return f"{kind} {value.number.text}" if kind else str(value)  # type: ignore[attr-defined]
+    if isinstance(value, Init):
+        return f"{value.kind} {value.number.text}"
+    return "nothing" if value is None else str(value)
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,15 @@ class _Wiring:
             own = {Value(new.slot, port, True)} if port in new.node.op.weights else set()
             before = self.before(old.inputs[port]) if port in old.inputs else own
             after = self.after(new.inputs[port]) if port in new.inputs else own
-            if not before or not after or not (before <= after or after <= before):
+            if not _alike(before, after):
                 yield f"{port} reads {_names(after)} instead of {_names(before)}"
+
+    def of_output(self, name: str) -> Iterator[str]:
+        """What an output of both graphs gives, where that is something else."""
+        if name in self.first.outputs:
+            before, after = self.before(self.first.outputs[name]), self.after(self.second.outputs[name])
+            if not _alike(before, after):
+                yield f"reads {_names(after)} instead of {_names(before)}"
 
     def before(self, value: Value) -> set[Value]:
         """What an input of the first graph comes from among the nodes that stayed, by their slots in the second."""
@@ -117,6 +127,11 @@ class _Wiring:
     def after(self, value: Value) -> set[Value]:
         """What an input of the second graph comes from among the nodes that stayed."""
         return set(_through(self.second, value, self.added))
+
+
+def _alike(before: set[Value], after: set[Value]) -> bool:
+    """Whether an input comes from the same, as far as what was added or removed lets that be seen."""
+    return bool(before and after) and (before <= after or after <= before)
 
 
 def _through(graph: Flat, value: Value, passed: frozenset[str]) -> Iterator[Value]:
@@ -142,11 +157,17 @@ def _name(value: Value) -> str:
 
 
 def _general(a: Graph, b: Graph) -> Iterator[str]:
-    """What differs apart from nodes: dims, inputs, outputs."""
+    """What differs apart from nodes: who sees later tokens, dims, inputs, outputs."""
+    if a.causal != b.causal:
+        yield f"causal: {a.causal} → {b.causal}".lower()
     for name in sorted({*a.dims.sizes} & {*b.dims.sizes}):
         old, new = a.dims.sizes[name].known, b.dims.sizes[name].known
         if old != new:
             yield f"dim {name}: {old} → {new}"
+    for name in (name for name in a.inputs if name in b.inputs and a.inputs[name].sizes != b.inputs[name].sizes):
+        before, after = (graph.dims.shape(graph.inputs[name].sizes) for graph in (a, b))
+        if before != after:
+            yield f"input {name}: {before} → {after}"
     for what, old_names, new_names in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
         yield from (f"{what} {name} removed" for name in old_names if name not in new_names)
         yield from (f"{what} {name} added" for name in new_names if name not in old_names)
@@ -158,14 +179,17 @@ def _told(diff: Diff) -> Iterator[str]:
     names = f"{diff.a.name} → {diff.b.name}"
     yield f"{names}: {_counted(diff)}" if diff else f"{names}: no difference"
     yield from (f"changed  {text}" for text in diff.general)
-    for slot in diff.added:
-        yield _line("added", second.entries[slot], second.entries[slot].node.op.name)
-    for slot in diff.removed:
-        yield _line("removed", first.entries[slot], first.entries[slot].node.op.name)
+    for word, slots, graph in (("added", diff.added, second), ("removed", diff.removed, first)):
+        yield from (
+            _line(word, slot, graph.entries[slot].node.place, graph.entries[slot].node.op.name) for slot in slots
+        )
     for slot, texts in diff.changed.items():
-        yield _line("changed", second.entries.get(slot) or second.stacks[slot], "; ".join(texts))
+        entry = second.entries.get(slot) or second.stacks[slot]
+        yield _line("changed", slot, entry.node.place, "; ".join(texts))
     for slot, texts in diff.rewired.items():
-        yield _line("rewired", second.entries[slot], "; ".join(texts))
+        name = slot.removeprefix("out:")
+        place = second.entries[slot].node.place if slot in second.entries else diff.b.places[f"outputs.{name}"]
+        yield _line("rewired", name if slot in second.entries else f"the output {name}", place, "; ".join(texts))
 
 
 def _counted(diff: Diff) -> str:
@@ -173,7 +197,6 @@ def _counted(diff: Diff) -> str:
     return ", ".join(f"{len(found)} {word}" for word, found in counts if found) or "other dims, inputs or outputs"
 
 
-def _line(word: str, entry: Entry, text: str) -> str:
-    place = entry.node.place
-    path = entry.slot.replace("@", ".").replace("/", ".")
+def _line(word: str, slot: str, place: Place, text: str) -> str:
+    path = slot.replace("@", ".").replace("/", ".")
     return f"{word:<8} {path}: {text}    [{place}: {' '.join(place.text.split())}]"

@@ -12,7 +12,10 @@ TRAIN_BYTES = 16  # fp32 weight, fp32 gradient and AdamW's two fp32 moments, for
 
 @dataclass(frozen=True)
 class Row:
-    """What one node of `graph` costs in one layer, and in how many it runs; a stack's row is the sum of its layers."""
+    """What one node of `graph` costs each time, and how often it runs; a stack's row is the sum of its layers.
+
+    `layers` are those in which it runs, 1 for a node that stands in none.
+    """
 
     graph: Graph
     node: Node
@@ -62,7 +65,7 @@ def _rows(graph: Graph, depth: int) -> Iterator[Row]:
         parameters = sum(row.parameters for index in node.plan for row in whole[index])
         parameters -= sum(row.parameters for row in again)
         work = sum((row.work for index in node.plan for row in whole[index]), Size.constant(0))
-        yield Row(graph, node, depth, len(node.plan), parameters, work)
+        yield Row(graph, node, depth, 1, parameters, work)
         for index, rows in enumerate(inner):
             for row in rows:
                 yield Row(row.graph, row.node, row.depth, row.layers * node.plan.count(index), row.parameters, row.work)

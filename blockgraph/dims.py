@@ -2,7 +2,7 @@
 
 import ast
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -104,6 +104,10 @@ class Dims:
     def show(self, size: Size) -> str:
         """The size's text, by the spec's own name for it where it has one (`d_ff`, not `4*d_model`)."""
         return next((name for name, known in self.sizes.items() if known.form == size.form), str(size))
+
+    def shape(self, sizes: Iterable[Size]) -> str:
+        """Sizes in brackets, each by the spec's own name for it."""
+        return f"[{', '.join(map(self.show, sizes))}]"
 
     def where(self, *sizes: Size) -> str:
         """` (d_model = 1000, n_heads = 16)`: the values behind the symbols of these sizes."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import networkx as nx
 
@@ -150,5 +150,5 @@ def svg_of(scene: Scene, path: str = "figure.svg") -> str:
     return finished(engine.draw(dot.dot(scene), "svg", path), scene)
 
 
-def _graph(spec: Graph | str, settings: Mapping[str, Setting]) -> Graph:
-    return spec if isinstance(spec, Graph) else load(spec, **settings)  # type: ignore[arg-type]
+def _graph(spec: Graph | str, settings: Mapping[str, Any]) -> Graph:
+    return spec if isinstance(spec, Graph) else load(spec, **settings)

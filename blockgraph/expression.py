@@ -2,6 +2,7 @@
 
 import ast
 import math
+import operator
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -55,13 +56,13 @@ def evaluate(node: ast.expr, env: Mapping[str, float]) -> float:
             return float(literal(node))
         case ast.Name(id=name):
             return env[name]
-        case ast.UnaryOp(op=operator, operand=operand):
+        case ast.UnaryOp(op=sign, operand=operand):
             inner = evaluate(operand, env)
-            return -inner if isinstance(operator, ast.USub) else inner
+            return -inner if isinstance(sign, ast.USub) else inner
         case ast.Call(func=ast.Name(id=name), args=arguments):
             return FUNCTIONS[name](*(evaluate(argument, env) for argument in arguments))
-        case ast.BinOp(left=left, op=operator, right=right):
-            return _ARITHMETIC[type(operator)](evaluate(left, env), evaluate(right, env))
+        case ast.BinOp(left=left, op=kind, right=right):
+            return _ARITHMETIC[type(kind)](evaluate(left, env), evaluate(right, env))
     raise AssertionError(ast.dump(node))
 
 
@@ -72,13 +73,13 @@ def python_text(node: ast.expr, names: Mapping[str, str]) -> str:
             return repr(float(literal(node)))
         case ast.Name(id=name):
             return names[name]
-        case ast.UnaryOp(op=operator, operand=operand):
-            return f"({'-' if isinstance(operator, ast.USub) else '+'}{python_text(operand, names)})"
+        case ast.UnaryOp(op=sign, operand=operand):
+            return f"({'-' if isinstance(sign, ast.USub) else '+'}{python_text(operand, names)})"
         case ast.Call(func=ast.Name(id=name), args=arguments):
             function = f"math.{name}" if name in ("sqrt", "log") else name
             return f"{function}({', '.join(python_text(argument, names) for argument in arguments)})"
-        case ast.BinOp(left=left, op=operator, right=right):
-            return f"({python_text(left, names)} {_SYMBOLS[type(operator)]} {python_text(right, names)})"
+        case ast.BinOp(left=left, op=kind, right=right):
+            return f"({python_text(left, names)} {_SYMBOLS[type(kind)]} {python_text(right, names)})"
     raise AssertionError(ast.dump(node))
 
 
@@ -107,7 +108,7 @@ def _check_grammar(node: ast.expr, text: str) -> None:
             pass
         case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
             _check_grammar(operand, text)
-        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _SYMBOLS:
+        case ast.BinOp(left=left, op=kind, right=right) if type(kind) in _SYMBOLS:
             _check_grammar(left, text)
             _check_grammar(right, text)
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
@@ -131,11 +132,11 @@ def _power(base: float, exponent: float) -> float:
 
 
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a / b,
-    ast.FloorDiv: lambda a, b: a // b,
-    ast.Mod: lambda a, b: a % b,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
     ast.Pow: _power,
 }

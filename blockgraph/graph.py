@@ -56,6 +56,11 @@ class Node:
         return self.path.rpartition(".")[2].rpartition("@")[2]
 
     @property
+    def dotted(self) -> str:
+        """The path with a dot in front of a port, as modules and tables have it."""
+        return self.path.replace("@", ".")
+
+    @property
     def group(self) -> str:
         """Path of the group the node stands in; empty at the top."""
         return self.path.rpartition("@")[0] if "@" in self.path else self.path.rpartition(".")[0]

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from blockgraph.errors import OpError, Place, Problems, SpecError, near_miss
 from blockgraph.graph import Graph
-from blockgraph.library import Library, is_path, parts, stem
+from blockgraph.library import Library, stem
 from blockgraph.members import COMMON
+from blockgraph.names import unique
 from blockgraph.schema import word
 from blockgraph.scope import Entry
-from blockgraph.syntax import Mapping, describe, scalars
+from blockgraph.syntax import Mapping, Value, describe, scalars
 
 MAX_HOLDING = 4  # stacks inside blocks of stacks
 
@@ -26,7 +27,7 @@ class Slot:
 
 @dataclass
 class Found:
-    """The text of a block and its folder; `identity` tells one text from another, `name` is its name in a whole text.
+    """The text of a block and its folder; `identity` tells one text from another, `block` is how it was asked for.
 
     `inside` says that the text which asks for it holds it too; `graph` is what it links to.
     """
@@ -34,7 +35,7 @@ class Found:
     text: Mapping
     folder: Path
     identity: object
-    name: str
+    block: str
     inside: bool = False
     graph: Graph | None = None
 
@@ -60,11 +61,26 @@ def tell_unknown_shares(entry: Entry, problems: Problems) -> None:
                 problems.add(told, _place_of(path, entry), near_miss(path, known))
 
 
+def tell_unknown_values(entry: Entry, problems: Problems) -> None:
+    """A problem for every value that is to be carried apart and that no block gives, and where none is left to give."""
+    assert entry.op is not None
+    given = {name for block in entry.blocks for name in block.outputs}
+    for name in entry.op.apart():
+        if name not in given:
+            told = f"{entry.label}: no block gives a value '{name}'"
+            problems.add(
+                told, _place_of(name, entry), near_miss(name, given) or f"given are {', '.join(sorted(given))}"
+            )
+    if not entry.outputs:
+        problems.add(f"{entry.label}: every value is carried apart, so it gives none", entry.place)
+
+
 def _place_of(word: str, entry: Entry) -> Place:
-    """Where a word stands among the values of a node's fields."""
-    fields = (value for key, value in entry.text.items.items() if key not in COMMON)
+    """Where a word stands among the keys and values of a node's fields."""
+    fields = [value for key, value in entry.text.items.items() if key not in COMMON]
+    keys = (place for field in fields if isinstance(field, Mapping) for key, place in field.keys.items() if key == word)
     found = (item.place for field in fields for item in scalars(field) if item.raw == word)
-    return next(found, entry.place)
+    return next(found, next(keys, entry.place))
 
 
 @dataclass
@@ -88,7 +104,7 @@ class Shelf:
         self.asked.add(name)
         if name not in self.found:
             slot = self.slot(name, entry)
-            found = self.look_up(name, slot) if slot else None
+            found = self.look_up(slot) if slot else None
             if found is None or slot is None or not self.fits(found, slot):
                 return None
             self.found[name] = found
@@ -102,7 +118,7 @@ class Shelf:
         block = word(own.items[name], f"the slot '{name}'", self.problems)
         return Slot(block, self.folder, own.items[name].place) if block else None
 
-    def look_up(self, name: str, slot: Slot) -> Found | None:
+    def look_up(self, slot: Slot) -> Found | None:
         """The text of a block: written inside this text, or from the library."""
         blocks = self.tree.items.get("blocks")
         inside = blocks.items if isinstance(blocks, Mapping) else {}
@@ -120,16 +136,25 @@ class Shelf:
             return None
         if source is None:
             return None
-        return Found(source.text, source.folder, source.identity, self.name_of(name, slot, source.identity))
+        return Found(source.text, source.folder, source.identity, slot.block)
 
-    def name_of(self, asked: str, slot: Slot, identity: object) -> str:
-        """A block's name in a whole text: as it was asked for, or a word of its own for a path and for edits."""
-        if asked == slot.block or not (is_path(slot.block) or len(parts(slot.block)) > 1):
-            return slot.block
-        others = {found.name for found in self.found.values() if found.identity != identity}
-        taken = {*others, *self.own_slots().items}
-        word = stem(slot.block)
-        return next(name for name in (word, *(f"{word}_{n}" for n in range(2, len(taken) + 3))) if name not in taken)
+    def names(self) -> dict[str, str]:
+        """What each block is called in a whole text, by the name that asked for it.
+
+        A stack's own word stays. What stands in a slot is called by its name, by the last word of its path and by its
+        edits, with a count behind where another block is called so.
+        """
+        slots = self.own_slots().items
+        called = {asked: asked for asked in self.found if asked not in slots}
+        for asked in (asked for asked in self.found if asked in slots):
+            called[asked] = self.name_in_slot(self.found[asked], called, slots)
+        return called
+
+    def name_in_slot(self, found: Found, called: Table[str, str], slots: Table[str, Value]) -> str:
+        """What the block in a slot is called among those that are called already."""
+        others = {name for asked, name in called.items() if self.found[asked].identity != found.identity}
+        word = stem(found.block)
+        return unique(word, others if word == found.block else others | slots.keys())
 
     def fits(self, found: Found, slot: Slot) -> bool:
         """Whether a text is a block that can stand here."""

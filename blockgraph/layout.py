@@ -4,6 +4,7 @@ import ast
 import textwrap
 
 WIDTH = 120
+BODY = " " * 8  # indent of the lines of a method
 
 
 def statement(target: str, value: str, comment: str = "", indent: int = 8) -> list[str]:

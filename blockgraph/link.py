@@ -11,7 +11,7 @@ from blockgraph.errors import Place, Problems
 from blockgraph.faulty import Faulty
 from blockgraph.graph import LOST, Graph, Group, Node, Ref
 from blockgraph.header import Header, read_dims, read_header, read_inputs
-from blockgraph.holding import Shelf, Slot, layer_names, tell_unknown_shares
+from blockgraph.holding import Shelf, Slot, layer_names, tell_unknown_shares, tell_unknown_values
 from blockgraph.library import Library
 from blockgraph.members import Members
 from blockgraph.names import check_name
@@ -80,7 +80,10 @@ class Linker:
             given = dict.fromkeys(name for block in entry.blocks for name in block.outputs)
             entry.outputs = tuple(name for name in given if op.carried(name, 0) == name)
             tell_unknown_shares(entry, self.problems)
+            tell_unknown_values(entry, self.problems)
             self.refuse_too_many(entry)
+            if not entry.outputs:
+                entry.op = None
         if all(entry.op is not None for entry in root.entries()):
             shelf.tell_unused()
 
@@ -148,8 +151,10 @@ class Linker:
         """The text with dims and slots as they are bound and the blocks of stacks inside it."""
         text: dict[str, Any] = plain(tree)
         given = {name: self.given[name] for name in header.dims if name in self.given}
-        slots = {name: found.name for name, found in shelf.found.items() if name in header.slots}
-        blocks = {found.name: dict(found.graph.source) for found in shelf.found.values() if found.graph is not None}
+        names = shelf.names()
+        slots = {asked: name for asked, name in names.items() if asked in header.slots}
+        linked = {names[asked]: found.graph for asked, found in shelf.found.items()}
+        blocks = {name: dict(graph.source) for name, graph in linked.items() if graph is not None}
         text |= {key: value for key, value in (("dims", {**header.dims, **given}), ("slots", slots)) if value}
         text |= {"blocks": blocks} if blocks else {}
         text.pop("sizes", None)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from blockgraph.graph import Graph, Node, Ref
+from blockgraph.names import unique
 from blockgraph.op import Op, Site, Style
 from blockgraph.ops.add import Add
 from blockgraph.types import Flow, Type
@@ -119,6 +120,7 @@ class _Summed:
         return self.put(Node(path, Add(), inputs, ("out",), place))
 
     def put(self, node: Node) -> Ref:
-        """The value of a node that joins the others."""
-        self.nodes[node.path] = replace(node, types={"out": NUMBER})
-        return Ref("node", node.path, "out")
+        """The value of a node that joins the others; `a.b` and `a_b` make one word, so it may need another path."""
+        path = unique(node.path, self.nodes)
+        self.nodes[path] = replace(node, path=path, types={"out": NUMBER})
+        return Ref("node", path, "out")

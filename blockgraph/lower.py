@@ -6,10 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from blockgraph.caching import refusals
 from blockgraph.canonical import canonical, digest
-from blockgraph.classes import ClassText, unique
+from blockgraph.classes import ClassText
 from blockgraph.errors import SpecError
 from blockgraph.graph import Graph
 from blockgraph.layout import docstring
+from blockgraph.names import unique
 from blockgraph.probes import Probes
 from blockgraph.recompute import NOTHING
 from blockgraph.sources import Sources, import_lines, sources
@@ -72,7 +73,8 @@ class _Classes:
 
     def of(self, graph: Graph, recompute: tuple[str, ...] = NOTHING, shared: tuple[str, ...] = ()) -> str:
         """Name of the class of a graph; its text is written the first time."""
-        key = json.dumps([graph.name, canonical(graph), shared], sort_keys=True)
+        called = [graph.name, *graph.inputs, *graph.outputs]  # by position, of which the canonical form tells nothing
+        key = json.dumps([called, canonical(graph), shared], sort_keys=True)
         if key not in self.names:
             inner = {
                 node.path: tuple(self.of(block, self.recompute, node.op.sharing()) for block in node.blocks)

@@ -2,6 +2,7 @@
 
 import keyword
 import re
+from collections.abc import Container
 
 from blockgraph.errors import Place, Problems
 from blockgraph.expression import FUNCTIONS
@@ -36,6 +37,14 @@ def check_name(name: str, what: str, place: Place, problems: Problems, *, module
     if fault:
         problems.add(f"{what} '{name}' {fault}", place)
     return not fault
+
+
+def unique(word: str, taken: Container[str]) -> str:
+    """The word, with a count behind it when it is taken."""
+    name, count = word, 2
+    while name in taken:
+        name, count = f"{word}_{count}", count + 1
+    return name
 
 
 def _fault(name: str) -> str:

@@ -91,7 +91,8 @@ class Op(Fields):
     paper: ClassVar[str] = ""
     example: ClassVar[str]
     weights: ClassVar[tuple[str, ...]] = ()  # parameters that a spec may wire from elsewhere
-    of_weight: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing once those are wired
+    of_weight: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing once the first of those is wired
+    of_all: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing once no parameter is left
     rounds: ClassVar[tuple[str, ...]] = ()  # parameters that are read in the dtype of the activation alone
     changes: ClassVar[tuple[str, ...]] = ()  # ports whose value is a parameter that the actions change
     outputs: ClassVar[tuple[str, ...]] = ("out",)
@@ -164,6 +165,10 @@ class Op(Fields):
         """What a value of a layer's block is called among the values that the layers carry on."""
         return name
 
+    def apart(self) -> tuple[str, ...]:
+        """Names of the values of those blocks that are carried under another name in some layer."""
+        return ()
+
     def sharing(self) -> tuple[str, ...]:
         """Paths in those blocks whose parameters all layers share."""
         return ()
@@ -220,7 +225,8 @@ class WeightedOp(Op):
     """An op that owns a weight: how it starts and how the optimiser treats it belong to the node."""
 
     weights: ClassVar[tuple[str, ...]] = ("weight",)
-    of_weight: ClassVar[tuple[str, ...]] = ("init", "decay", "lr")
+    of_weight: ClassVar[tuple[str, ...]] = ("init",)
+    of_all: ClassVar = ("decay", "lr")
 
     init: InitField | None = Field(
         None,
@@ -280,9 +286,9 @@ class Pointwise(Op):
     def infer(self, x: Type) -> Type:
         """The input's type; entries ahead of the token stay out only where zero, or minus infinity, maps to zero."""
         if x.flow is Flow.MASKED and self.masks_to_zero:
-            return x.with_flow(Flow.WEIGHTS)
+            return x.real().with_flow(Flow.WEIGHTS)
         kept = x.flow in (Flow.PAST, Flow.PAIRS, Flow.ALL) or (x.flow is Flow.WEIGHTS and self.keeps_zero)
-        return x if kept else x.with_flow(Flow.PAIRS)
+        return x.real() if kept else x.real().with_flow(Flow.PAIRS)
 
 
 def table(ops: tuple[type[Op], ...]) -> Mapping[str, type[Op]]:

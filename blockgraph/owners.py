@@ -40,9 +40,13 @@ def _is_own(node: Node, param: Param, graph: Graph) -> bool:
 
 def _refuse_idle_fields(node: Node, own: tuple[Param, ...]) -> None:
     """Refuse fields that describe a parameter where another node's stands in its place."""
-    idle = [name for name in node.op.of_weight if name in node.op.model_fields_set]
     wired = [port for port in node.op.weights if port in node.inputs]
-    if idle and wired and not own:
+    if not wired:
+        return
+    kept = {param.name for param in own}
+    of_first = () if node.op.weights[0] in kept else node.op.of_weight
+    idle = [name for name in (*of_first, *(() if kept else node.op.of_all)) if name in node.op.model_fields_set]
+    if idle:
         told = f"would belong to a {wired[0]} of its own, which {node.inputs[wired[0]]} replaces"
         raise OpError(f"{' and '.join(idle)} {told}")
 

@@ -9,7 +9,6 @@ from blockgraph.errors import Place, Problems, closest
 from blockgraph.graph import Graph, Node, Ref
 from blockgraph.patterns import matching
 from blockgraph.probe import OUTPUT, Group, Probe, Quantity, sizes, value
-from blockgraph.types import Flow
 
 GROUPS: Mapping[Group, str] = {
     "norms": "L2 norms of every linear's X, Y and dX, and of every W and dW (2410.16682, Tables 1 and 2)",
@@ -180,8 +179,7 @@ def _of_node(graph: Graph, node: Node) -> Iterator[Point]:
 def _gains(graph: Graph, node: Node) -> Iterator[Point]:
     """The gains of the norms before a product of queries and keys, where both have one of the same shape."""
     kinds = [graph.type_of(ref) for ref in node.data().values()]
-    flows = [kind.flow for kind in kinds if kind]
-    if flows != [Flow.PAST, Flow.PAST] or node.types[node.outputs[0]].flow is not Flow.PAIRS:
+    if len(kinds) != 2 or not node.types[node.outputs[0]].pairs:
         return
     a, b = (_factor(graph, ref) for ref in node.data().values())
     if a and b and graph.type_of(a[1]) == graph.type_of(b[1]):

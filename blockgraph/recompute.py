@@ -18,7 +18,7 @@ def again(node: Node, names: Sequence[str]) -> bool:
 
 
 def _is_named(node: Node, names: Sequence[str]) -> bool:
-    return any(not name or f"{node.path.replace('@', '.')}.".startswith(f"{name}.") for name in names)
+    return any(not name or f"{node.dotted}.".startswith(f"{name}.") for name in names)
 
 
 def refuse_unknown(graph: Graph, names: Sequence[str], place: Place) -> None:

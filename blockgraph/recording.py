@@ -22,6 +22,7 @@ class Recording:
         self.text = text
         self.rows = {point.key: row for row, point in enumerate(text.points)}
         self.measured: dict[str, str] = {}
+        self.some = tuple(map(text.fresh, ("queries", "keys")))
 
     def line(self, node: Node, indent: int) -> list[str]:
         """The line of a node with the gradients at its edges watched, and the lines that record its values."""
@@ -68,8 +69,8 @@ class Recording:
             return []
         first, read = fused.replaces[0], self._read(fused)
         given = ", ".join(read.values())
-        loop = f"{' ' * indent}for queries, keys in query_parts({given}, {self.text.graph.causal}):"
-        part = self.text.expression(first, ports=dict(zip(read, ("queries", "keys"), strict=True)))
+        loop = f"{' ' * indent}for {', '.join(self.some)} in query_parts({given}, {self.text.graph.causal}):"
+        part = self.text.expression(first, ports=dict(zip(read, self.some, strict=True)))
         lines = [loop, *self.text.assigned(first, part, indent + 4)]
         for point in points:
             record = f"torch.fmax({self._row(point)}, {self._measured(point)})"

@@ -15,7 +15,7 @@ _TOKEN_NAMES = TOKENS.names
 
 
 class Flow(Enum):
-    """Which tokens an entry of a value may depend on; a causal output has to be `PAST`."""
+    """Which tokens an entry of a value may depend on; a causal output is neither `PAIRS` nor `ALL`."""
 
     PAST = "position t has seen tokens up to t"
     PAIRS = "entry (t, s) has seen tokens up to the later of t and s"
@@ -26,11 +26,15 @@ class Flow(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """Sizes of the axes in order, whether entries are real numbers or indices, and the flow of tokens."""
+    """Sizes of the axes in order, whether entries are real numbers or indices, and the flow of tokens.
+
+    Indices are `below` a size, where that is known.
+    """
 
     sizes: tuple[Size, ...]
     kind: Kind = "float"
     flow: Flow = Flow.PAST
+    below: Size | None = None
 
     @property
     def last(self) -> Size:
@@ -55,9 +59,19 @@ class Type:
 
     def mixed(self) -> "Type":
         """The same value after an operation that mixes the entries of the last axis; raises `OpError` for token ids."""
+        kept = self.flow is Flow.PAST and _TOKEN_NAMES.isdisjoint(self.last.names)
+        return self.real() if kept else self.real().with_flow(Flow.ALL)
+
+    def real(self) -> "Type":
+        """The same value; raises `OpError` for token ids."""
         if self.kind == "int":
             raise OpError("works on real numbers, found {}", self)
-        return self if self.flow is Flow.PAST and _TOKEN_NAMES.isdisjoint(self.last.names) else self.with_flow(Flow.ALL)
+        return self
+
+    @property
+    def pairs(self) -> bool:
+        """Whether there is an entry for each pair of tokens."""
+        return self.sizes[-2:] == (TOKENS, TOKENS)
 
     @property
     def folded(self) -> bool:

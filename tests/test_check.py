@@ -91,6 +91,12 @@ def test_tokens_without_an_axis_of_their_own_are_not_causal(told):
     assert told(fold.replace("block: b\n", "block: b\ncausal: false\n")) == []
 
 
+def test_a_statistic_over_what_tokens_stand_for_heads_of_is_not_causal(told):
+    spec = block("  last: {op: rms_norm, width: full, gain: none}\n").replace("[batch, seq, d]", "[batch, seq, h, d]")
+    assert told(spec) == ["last (rms_norm): here a token comes to depend on later ones, and so does the output 'y'"]
+    assert told(spec.replace(", width: full", "")) == []
+
+
 @pytest.mark.parametrize("shape", ["[seq, d]", "[batch]"])
 def test_a_parameter_has_a_shape_that_is_known(told, shape):
     nodes = f"  w: {{op: parameter, shape: {shape}}}\n  last: {{op: relu, in: x}}\n"
@@ -158,6 +164,29 @@ def test_token_ids_do_not_enter_where_real_numbers_are_read(told):
     )
 
 
+def test_there_are_as_many_experts_as_the_router_tells_apart(told):
+    nodes = (
+        "  r: {op: linear, in: x, out: 6}\n  e: {op: route, top: 2}\n"
+        "  up: {op: expert_linear, in: [x, e.chosen], experts: N, out: d}\n"
+        "  last: {op: weighted_sum, in: [up, e.weights]}\n"
+    )
+    assert told(block(nodes.replace("N", "6"))) == []
+    for count in ("4", "8"):
+        assert told(block(nodes.replace("N", count))) == [
+            f"up (expert_linear): has {count} experts, and the router tells 6 apart"
+        ]
+    other = "  o: {op: linear, in: x, out: h}\n  b: {op: balance_loss, in: [o, e.chosen], factor: 1}\n"
+    (message,) = told(block(nodes.replace("N", "6") + other))
+    assert message == "b (balance_loss): reads [batch, seq, h], and the choice is among 6 experts (h = 2)"
+
+
+def test_what_layers_carry_apart_is_a_value_of_theirs_and_something_is_left(told):
+    plain = inner("plain", "{a: {op: linear, in: x, out: d}}")
+    spec = model("{op: stack, of: plain, repeat: 2, index: {N: layer}}", plain)
+    assert told(spec.replace("N", "xx")) == ["layers (stack): no block gives a value 'xx'"]
+    assert told(spec.replace("N", "x")) == ["layers (stack): every value is carried apart, so it gives none"]
+
+
 def test_layers_share_what_is_the_same_in_each(told):
     one = inner("one", "{g: {nodes: {a: {op: linear, in: x, out: d}}}}", outputs="{x: g}")
     two = inner("two", "{g: {nodes: {a: {op: linear, in: x, out: d, bias: true}}}}", outputs="{x: g}")
@@ -172,6 +201,15 @@ def test_layers_share_what_is_the_same_in_each(told):
     assert told(model(stack.format("one, three", "g.a"), one + three)) == [
         "layers (stack): 'g.a' is no node or group of the block three"
     ]
+
+
+@pytest.mark.parametrize("field", ["init: zeros", "after_step: unit_rows"])
+def test_fields_of_a_weight_that_another_replaces_are_refused_beside_a_bias(told, field):
+    spec = block(f"  w: {{op: parameter, shape: [d, d]}}\n  last: {{op: linear, in: x, out: d, weight: w, {field}}}\n")
+    (message,) = told(spec)
+    assert told(spec.replace("weight: w", "weight: w, bias: true")) == [message]
+    assert message.endswith("would belong to a weight of its own, which w replaces")
+    assert told(spec.replace(field, "bias: true, lr: 2")) == []
 
 
 def test_two_parameters_never_have_one_name(told):
@@ -190,6 +228,26 @@ def test_a_leak_is_told_once_where_it_happens(told):
     (message,) = told(outside)
     assert message == "p (softmax): here a token comes to depend on later ones, and so does the output 'y'"
     assert told(outside.replace("model: m\n", "model: m\ncausal: false\n")) == []
+
+
+def test_weights_of_attention_may_be_an_output_and_scores_may_not(told):
+    nodes = "  s: {op: matmul, in: [x, x], transpose: b}\n  m: {op: causal_mask}\n  last: {op: softmax}\n"
+    assert told(block(nodes)) == []
+    assert told(block(nodes, out="{y: last, m: m}")) == []
+    assert told(block(nodes, out="{y: last, s: s}")) == [
+        "the output 's' holds scores between tokens, later ones included"
+    ]
+
+
+def test_a_loss_is_not_called_a_leak_beside_one_and_each_output_that_leaks_is_told(told):
+    nodes = "  s: {op: matmul, in: [x, x], transpose: b}\n  p: {op: softmax}\n  last: {op: matmul, in: [p, x]}\n"
+    nodes += "  r: {op: linear, in: x, out: h}\n  e: {op: route, top: 1}\n"
+    nodes += "  z: {op: z_loss, in: r, factor: 1}\n  up: {op: expert_linear, in: [x, e.chosen], experts: h, out: d}\n"
+    nodes += "  w: {op: weighted_sum, in: [up, e.weights]}\n"
+    assert told(block(nodes, out="{y: last, s: s, w: w}")) == [
+        "p (softmax): here a token comes to depend on later ones, and so does the output 'y'",
+        "the output 's' holds scores between tokens, later ones included",
+    ]
 
 
 def test_two_leaks_are_both_told(told):

@@ -87,6 +87,16 @@ def test_a_folder_that_is_missing_is_told_and_nothing_is_left(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_new_writes_paths_that_lead_to_the_same_blocks(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("far").mkdir()
+    head = "block: {0}\ninputs: {{x: [batch, seq, 8]}}\nnodes: {{{0}: {1}}}\noutputs: {{x: {0}}}\n"
+    Path("far/inner.yaml").write_text(head.format("fc", "{op: linear, out: 8}"))
+    Path("far/outer.yaml").write_text(head.format("deep", "{op: stack, of: ./inner.yaml, repeat: 2}"))
+    assert main(["new", "mine.yaml", "--like", "far/outer.yaml"]) == 0
+    assert main(["check", "./mine.yaml"]) == 0
+
+
 def test_new_writes_a_spec_that_checks_and_never_overwrites(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["new", "mine", "--like", "qk_norm_cap"]) == 0

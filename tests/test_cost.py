@@ -1,16 +1,23 @@
 """Parameters and FLOPs of whole specs against the modules themselves and torch's own count."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from oracle import METHODS
+from pydantic import Field
 from torch.utils.flop_counter import FlopCounterMode
 
 import blockgraph as bg
 from blockgraph.canonical import digest
+from blockgraph.commands.show import table
 from blockgraph.cost import TRAIN_BYTES
+from blockgraph.fields import NumberField
 from blockgraph.graph import Graph
+from blockgraph.load import load
+from blockgraph.op import Op, Style
+from blockgraph.types import Type
 
 SPECS = Path(__file__).parent / "specs"
 OWN = ["cross", "depth", "encoder", "parallel", "shared", "streams", "tied", "value_residual", "weight_ports"]
@@ -59,6 +66,23 @@ def test_a_stack_is_the_sum_of_its_layers() -> None:
     assert cost.flops(2, 8) == sum(row.flops(2, 8) for row in cost.rows if row.depth == 0)
 
 
+def test_the_shares_of_nodes_in_a_stack_of_stacks_are_those_of_all_their_layers(tmp_path: Path) -> None:
+    for name, op, more in (("fc", "linear", "out: d"), ("deep", "stack", "of: fc, repeat: 3")):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"block: {name}\ninputs: {{x: [batch, seq, d]}}\ndims: {{d: 8}}\n"
+            f"nodes: {{{name}: {{op: {op}, in: x, {more}}}}}\noutputs: {{x: {name}}}\n"
+        )
+    path = tmp_path / "nested.yaml"
+    path.write_text(
+        "block: nested\ndims: {d: 8}\ninputs: {x: [batch, seq, d]}\nnodes:\n"
+        "  layers: {op: stack, of: deep, repeat: 2}\n  head: {op: linear, out: 3 * d}\noutputs: {x: head}\n"
+    )
+    rows = [line.split() for line in table(bg.load(path), 1, 4)[2:]]
+    assert [row[0] for row in rows] == ["layers", "deep", "fc", "head"]
+    assert [row[2] for row in rows[:2]] == ["2", "3"]
+    assert [row[-2] for row in rows] == ["66.7", "66.7", "66.7", "33.3"]
+
+
 def test_every_node_has_its_row_in_running_order() -> None:
     paths = [(row.depth, row.node.path) for row in bg.cost(graph_of("sigma_reparam")).rows]
     assert paths[:4] == [(0, "embed"), (0, "layers"), (1, "attn.ln"), (1, "attn.qkv@weight")]
@@ -90,6 +114,30 @@ def test_the_digest_hears_what_computes_and_nothing_else(tmp_path: Path) -> None
         path = tmp_path / "parallel.yaml"
         path.write_text(text.replace(*change))
         assert (digest(bg.load(path)) == base) == (name in same), name
+
+
+def test_the_digest_hears_sizes_and_numbers_inside_any_field(tmp_path: Path) -> None:
+    class Kept(Op):
+        """The input, with fields that hold others."""
+
+        name: ClassVar = "kept"
+        style: ClassVar = Style("reshape")
+        example: ClassVar = "kept: {op: kept, in: x}"
+        by: dict[str, list[NumberField]] = Field({}, description="numbers by name")
+
+        def infer(self, x: Type) -> Type:
+            return x
+
+    path = tmp_path / "kept.yaml"
+    found = []
+    for number in ("1", "1.0", "d / 4", "2"):
+        path.write_text(
+            "block: kept\ndims: {d: 4}\ninputs: {x: [batch, seq, d]}\n"
+            f"nodes: {{k: {{op: kept, in: x, by: {{a: [{number}]}}}}}}\noutputs: {{x: k}}\n"
+        )
+        found.append(digest(load(path, ops={"kept": Kept})))
+    assert len({*found[:3]}) == 1
+    assert found[3] != found[0]
 
 
 @pytest.mark.parametrize("spec", [*METHODS, *OWN])

@@ -242,6 +242,8 @@ def test_a_base_without_the_place_is_told_at_the_word_that_names_it():
         ("  - {put: {op: soft_cap}, before: mask}\n", "4:6",
          "'put' goes with `as: NAME` and one of `after` and `before`"),
         ("  - {replace: linears}\n", "4:6", "'replace' goes with `by: ...`"),
+        ("  - {put: {op: soft_cap, in: softmax}, as: cap, before: mask}\n", "4:26",
+         "a node of an edit says nothing of what it reads; it reads what comes to its place"),
         ("  - {put: {op: soft_cap}, as: cap, befor: mask}\n", "4:36", "unknown key 'befor'; did you mean 'before'?"),
         ("  - {after: mask}\n", "4:5", "a step has one verb of put, remove, replace, set, wrap"),
         ("  - {remove: heads}\nplaces: {heads: {is: haeds}}\n", "5:22",

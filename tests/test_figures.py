@@ -10,6 +10,7 @@ import pytest
 from figure_laws import faults
 
 import blockgraph as bg
+from blockgraph import ops
 from blockgraph.cli import main
 from blockgraph.compare import compare
 from blockgraph.drawing import Options, beside, changes, figure
@@ -17,6 +18,7 @@ from blockgraph.errors import SpecError
 from blockgraph.figure import engine
 from blockgraph.figure.picture import Detail
 from blockgraph.figure.style import LOOKS, TITLE
+from blockgraph.figure.tikz import escaped, tikz
 from blockgraph.library import shipped
 from blockgraph.load import load
 
@@ -104,6 +106,13 @@ def test_tex_and_mermaid_escape_what_a_user_writes(tmp_path, forked):
     assert "<script>" not in bg.render(forked, tmp_path / "f.mmd").read_text()
 
 
+def test_tex_has_only_letters_that_pdflatex_can_set():
+    for name in ("deepseek_v2", "sigma_reparam"):
+        assert [c for c in tikz(figure(load(name))) if ord(c) > 255] == []
+    labels = "".join(path.read_text() for path in Path(ops.__file__).parent.glob("*.py"))
+    assert [c for c in escaped(labels) if ord(c) > 255] == []
+
+
 def test_a_difference_marks_what_was_added_removed_and_changed(tmp_path):
     statuses = {box.slot: box.status for box in changes(compare(load("baseline"), load("qkv_norm"))).boxes}
     assert {slot for slot, status in statuses.items() if status == "added"} >= {"attn.ln_q", "attn.ln_k", "attn.ln_v"}
@@ -167,6 +176,29 @@ def test_an_input_that_only_one_of_two_specs_wires_is_rewired_both_ways():
     for a, b, slot in (("qwen3", "qwen3_tied", "head"), ("gpt", "packed", "layers/attn.mask")):
         assert slot in compare(load(a), load(b)).rewired
         assert slot in compare(load(b), load(a)).rewired
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("{y: a, z: b}", "{y: b, z: a}", "rewired  the output y: reads b instead of a"),
+        ("block: two\n", "block: two\ncausal: false\n", "changed  causal: true → false"),
+        ("[batch, seq, 8]", "[batch, seq, 16]", "changed  input x: [batch, seq, 8] → [batch, seq, 16]"),
+    ],
+)
+def test_what_differs_outside_the_nodes_is_told_and_drawn(old, new, told, tmp_path):
+    text = (
+        "block: two\ninputs: {x: [batch, seq, 8]}\nnodes:\n  a: {op: linear, in: x, out: 8}\n"
+        "  b: {op: linear, in: x, out: 8}\noutputs: {y: a, z: b}\n"
+    )
+    specs = []
+    for name, written in (("a", text), ("b", text.replace(old, new))):
+        (tmp_path / f"{name}.yaml").write_text(written)
+        specs.append(load(tmp_path / f"{name}.yaml"))
+    difference = compare(*specs)
+    assert str(difference).splitlines()[1].startswith(told)
+    kinds = [wire.kind for wire in changes(difference).wires if wire.head.startswith("out:")]
+    assert ("rewired" in kinds) == told.startswith("rewired")
 
 
 def test_a_number_that_is_the_name_of_a_dim_is_shown_by_its_value():

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,7 +17,11 @@ from blockgraph.fused import FUSIONS
 from blockgraph.fusion import Target
 from blockgraph.graph import Graph
 from blockgraph.library import shipped
+from blockgraph.load import load
 from blockgraph.lower import lower
+from blockgraph.op import Site
+from blockgraph.ops import OPS
+from blockgraph.ops.softmax import Softmax
 from blockgraph.passes import fuse
 
 SPECS = Path(__file__).parent / "specs"
@@ -124,6 +128,27 @@ def test_scores_that_are_no_attention_are_left_alone() -> None:
     for name in ("relu_attention", "qk_clip"):
         graph = bg.load(SPECS / f"{name}.yaml")
         assert fuse(graph, FUSIONS, "blockwise") == graph
+
+
+def test_an_own_op_that_derives_from_one_of_a_core_is_not_taken_for_it(tmp_path: Path) -> None:
+    class Halved(Softmax):
+        """Half of a softmax."""
+
+        name: ClassVar = "halved"
+
+        def lower(self, site: Site, x: str) -> str:
+            return f"softmax({x}) / 2"
+
+    class Renamed(Softmax):
+        """A softmax under another name."""
+
+        name: ClassVar = "renamed"
+
+    ops = {**OPS, "halved": Halved, "renamed": Renamed}
+    for name, lowering in (("halved", "explicit"), ("renamed", "blockwise")):
+        (tmp_path / "own.yaml").write_text(CORE.replace("op: softmax", f"op: {name}"))
+        (decision,) = fuse(load(tmp_path / "own.yaml", ops=ops), FUSIONS, target=LONG).decisions
+        assert decision.lowering == lowering, decision.others
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,18 @@ def test_the_whole_text_holds_slots_and_paths_that_were_set(tmp_path, graph_of):
     assert digest(load(copy)) == digest(graph)
 
 
+@pytest.mark.parametrize("blocks", [("a/my.yaml", "b/my.yaml"), ("a/my.yaml", "my"), ("my", "b/my.yaml")])
+def test_a_block_in_a_slot_is_told_from_one_of_its_name_that_a_stack_asks_for(blocks, tmp_path, graph_of):
+    for folder, op in (("a", "relu"), ("b", "gelu"), (".", "silu")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "my.yaml").write_text(block(f"  last: {{op: {op}}}\n", out="{x: last}"))
+    nodes = "  s: {op: stack, in: x, of: [first, my, second], repeat: 3}\n"
+    spec = block(nodes, out="{y: s}", extra="slots: {first: baseline, second: baseline}\n")
+    graph = graph_of(spec, first=blocks[0], second=blocks[1], base=tmp_path)
+    assert graph.nodes["s"].blocks[graph.nodes["s"].plan[1]].nodes["last"].op.name == "silu"
+    assert digest(graph_of(text(graph), "copy")) == digest(graph)
+
+
 def test_dims_of_the_spec_around_a_block_take_the_place_of_its_own(graph_of):
     spec = block("  last: {op: stack, in: x, of: baseline, repeat: n}\n", out="{x: last}").replace(
         "d: 8", "d: 8, d_model: d"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch.nn import functional as F
 from train_case import series, train, trained_in, write_case
 
 import blockgraph as bg
@@ -75,6 +76,24 @@ def test_losses_of_all_layers_are_put_out_last_and_change_no_logit() -> None:
     values = probing.finish()
     assert set(values) == {"z.value", *(f"layers.{n}.ff.{node}.value" for n in range(3) for node in ("balance", "z"))}
     assert found.item() == pytest.approx(sum(values.values()))
+
+
+def test_stacks_whose_paths_make_one_word_keep_their_losses_apart(tmp_path: Path) -> None:
+    inner = (
+        "block: layer_z\ninputs: {x: [batch, seq, 4]}\nnodes: {f: {op: linear, out: 4}, z: {op: z_loss, factor: 1}}\n"
+    )
+    (tmp_path / "inner.yaml").write_text(inner + "outputs: {x: f}\n")
+    stack = "{op: stack, of: ./inner.yaml, repeat: 1}"
+    (tmp_path / "two.yaml").write_text(
+        "block: two\ninputs: {x: [batch, seq, 4]}\nnodes:\n"
+        f"  a: {{nodes: {{b: {stack}}}}}\n  z: {{op: z_loss, in: x, factor: 2}}\n  a_b: {{op: stack, in: a.b, "
+        "of: ./inner.yaml, repeat: 1}\noutputs: {x: a_b}\n"
+    )
+    model, x = bg.compile(tmp_path / "two.yaml", losses=True), drawn(2, 3, 4)
+    first = F.linear(x, model.a.b[0].f.weight)
+    second = F.linear(first, model.a_b[0].f.weight)
+    expected = sum(factor * y.logsumexp(-1).square().mean() for factor, y in ((2, x), (1, first), (1, second)))
+    torch.testing.assert_close(model(x)[1], expected)
 
 
 def test_a_module_is_written_with_its_losses_where_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,6 +192,20 @@ def test_there_is_one_class_for_each_distinct_block(tmp_path: Path) -> None:
     assert "enumerate([Baseline, Baseline, QkNorm] * 4)" in source
 
 
+def test_blocks_of_one_name_that_take_their_values_in_another_order_have_two_classes(tmp_path: Path) -> None:
+    x, y = ("x: [batch, seq, 4]", "y: [batch, seq, 4]")
+    text = "block: twin\ninputs: {%s, %s}\nnodes:\n  less: {op: scale, in: x, by: 0.5}\n  z: {op: add, in: [less, y]}\n"
+    for folder, inputs in (("one", (x, y)), ("two", (y, x))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "twin.yaml").write_text(text % inputs + "outputs: {x: z}\n")
+    (tmp_path / "both.yaml").write_text(
+        "block: both\ninputs: {x: [batch, seq, 4], y: [batch, seq, 4]}\nnodes:\n"
+        "  s: {op: stack, in: {x: x, y: y}, of: [one/twin.yaml, two/twin.yaml], repeat: 2}\noutputs: {x: s}\n"
+    )
+    first, second = torch.randn(2, 1, 3, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    torch.testing.assert_close(bg.compile(tmp_path / "both.yaml")(first, second), 0.25 * first + 1.5 * second)
+
+
 def test_layers_that_repeat_are_one_loop() -> None:
     assert loops("self.layers", [("x", "x")] * 3, "a.yaml:1") == [
         "for layer in self.layers:  # a.yaml:1", "    x = layer(x)",

@@ -237,6 +237,47 @@ def test_scores_are_made_again_where_the_kernel_does_not_give_their_largest():
     assert recorded(alone, tokens()).keys() == {f"layers.{layer}.attn.bmm1.max" for layer in range(LAYERS)}
 
 
+ATTENTION = {
+    "keys": "linear, in: x, out: 8", "heads": "split_heads, in: keys, heads: 2",
+    "queries": "matmul, in: [heads, heads], transpose: b", "cap": "soft_cap, cap: 3", "softmax": "softmax",
+    "mix": "matmul, in: [softmax, heads]", "merge": "merge_heads", "sum": "add, in: [merge, keys]",
+}  # fmt: skip
+
+
+def attention_of(path, **options):
+    """An encoder's layers, of nodes called as lines of the text that records call other things."""
+    lines = "".join(f"      {name}: {{op: {op}}}\n" for name, op in ATTENTION.items())
+    path.write_text(
+        "block: layers\ncausal: false\ninputs: {x: [batch, seq, 8]}\n"
+        "nodes:\n  layers: {op: stack, of: one, repeat: 3}\noutputs: {x: layers}\nblocks:\n"
+        "  one:\n    block: one\n    causal: false\n    inputs: {x: [batch, seq, 8]}\n"
+        f"    nodes:\n{lines}    outputs: {{x: sum}}\n"
+    )
+    return bg.compile(path, **options)
+
+
+@pytest.mark.parametrize(("lowering", "cap"), [("explicit", "soft_cap, cap: 3"), ("sdpa", "scale, by: 0.5")])
+def test_layers_of_an_encoder_record_the_same_and_what_their_nodes_are_called_means_nothing(
+    lowering, cap, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(ATTENTION, "cap", cap)
+    model = attention_of(tmp_path / "layers.yaml", lowering=lowering, probes=["attention"])
+    names = [reading.name.split(".", 2) for reading in model.probes.series]
+    words = [[word for _, layer, word in names if layer == str(index)] for index in range(3)]
+    assert words[0] == words[1] == words[2]
+    assert "queries.max" in words[0]
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    plain, probing = model(x), Probing(model, ALONE)
+    probing.start()
+    assert torch.equal(model(x), plain)
+    probing.fold()
+    found = probing.finish()
+    for index, layer in enumerate(model.layers):
+        heads = F.linear(x, layer.keys.weight).unflatten(-1, (2, 4)).transpose(1, 2)
+        torch.testing.assert_close(found[f"layers.{index}.queries.max"], (heads @ heads.mT).max().item())
+        x = layer(x)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_blocks_record_what_a_fused_kernel_gives():

@@ -3,7 +3,7 @@
 import argparse
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from blockgraph.errors import Place, Problems, SpecError
@@ -27,6 +27,17 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def add_ops(parser: argparse.ArgumentParser) -> None:
     """The option that adds the user's own ops."""
     parser.add_argument("--ops", action="append", default=[], metavar="FILE.py", help="a Python file with own ops")
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number of at least so much."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"a whole number of at least {least}, found '{text}'")
+        return int(text)
+
+    return number
 
 
 def settings(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Place]]:

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from blockgraph.caching import explained as cache_explained
-from blockgraph.commands.common import add_settings, graph_of
+from blockgraph.commands.common import add_settings, graph_of, whole
 from blockgraph.files import write
 from blockgraph.fused import FUSIONS
 from blockgraph.fusion import Target
@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--losses", action="store_true", help="also put out, last, the sum of what nodes add to the loss of a run"
     )
-    parser.add_argument("--seq", type=_tokens, help="tokens of a sequence, for auto")
+    parser.add_argument("--seq", type=whole(1), help="tokens of a sequence, for auto")
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="of the activations, for auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where the module will run, for auto")
     parser.add_argument("--compiled", action="store_true", help="torch.compile will take the blocks, for auto")
@@ -75,9 +75,3 @@ def _lines(decision: Decision) -> list[str]:
     rows = [(decision.lowering, "yes", decision.reason), *((name, "no", why) for name, why in decision.others.items())]
     head = f"{decision.core}: {', '.join(decision.steps)}"
     return [head, *(f"  {name.ljust(width)}  {taken:<3}  {why}" for name, taken, why in rows)]
-
-
-def _tokens(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1, found '{text}'")
-    return int(text)

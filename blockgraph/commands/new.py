@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     problems.stop_if_any()
     if path.exists():
         raise SpecError([Problem("the file exists already; choose another name", Place(str(path), 0))])
-    source = edited_text(args.like).text
+    source = edited_text(args.like, folder=path.parent).text
     write(path, renamed(source, path.stem))
     print(f"wrote {path}; next: blockgraph check {path}")
     return 0

@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockgraph.commands.common import add_settings, graph_of, own_ops, settings
+from blockgraph.commands.common import add_settings, graph_of, own_ops, settings, whole
 from blockgraph.errors import Place, Problem, SpecError
 from blockgraph.load import load
 
@@ -26,11 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     among.add_argument("--diff", metavar="BASE", help="mark what SPEC adds to, removes from and changes in this one")
     among.add_argument("--stats", metavar="RUN", type=Path, help="colour the nodes by what this run measured")
     parser.add_argument("--quantity", metavar="NAME", default="y.rms", help="what, for --stats (default y.rms)")
-    parser.add_argument("--layer", metavar="N", type=_number, help="for --stats (default: the largest of all layers)")
-    parser.add_argument("--step", metavar="N", type=_number, help="for --stats (default: the last one)")
+    parser.add_argument("--layer", metavar="N", type=whole(0), help="for --stats (default: the largest of all layers)")
+    parser.add_argument("--step", metavar="N", type=whole(0), help="for --stats (default: the last one)")
     parser.add_argument("--shapes", action="store_true", help="print what flows along the edges, as numbers with --set")
     parser.add_argument("--cost", action="store_true", help="print parameters and forward FLOPs of every node")
-    parser.add_argument("--seq", type=_positive, default=1024, help="tokens of a sequence, for --cost (default 1024)")
+    parser.add_argument("--seq", type=whole(1), default=1024, help="tokens of a sequence, for --cost (default 1024)")
     parser.add_argument("--title", help="the title, in place of the spec's own; '' for none")
     parser.add_argument("--no-legend", action="store_true", help="leave out the legend")
     parser.add_argument(
@@ -67,15 +67,3 @@ def _measured(args: argparse.Namespace) -> "Measured | None":
         found: Measured = reader.load()(args.stats, args.quantity, args.layer, args.step)
         return found
     raise SpecError([Problem("nothing that reads runs is installed", Place(str(args.stats), 0))])
-
-
-def _number(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"a whole number of at least 0, found '{text}'")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1, found '{text}'")
-    return int(text)

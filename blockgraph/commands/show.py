@@ -2,7 +2,7 @@
 
 import argparse
 
-from blockgraph.commands.common import add_settings, graph_of
+from blockgraph.commands.common import add_settings, graph_of, whole
 from blockgraph.cost import TRAIN_BYTES, Cost, Row, cost
 from blockgraph.graph import Graph, Node
 
@@ -15,8 +15,8 @@ HEADINGS = ("node", "op", "shape", "parameters", "FLOPs", "share")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("spec", metavar="SPEC", help="a path, or the name of a shipped spec")
-    parser.add_argument("--batch", type=_positive, default=1, help="sequences, for the FLOPs (default 1)")
-    parser.add_argument("--seq", type=_positive, default=1024, help="tokens of a sequence (default 1024)")
+    parser.add_argument("--batch", type=whole(1), default=1, help="sequences, for the FLOPs (default 1)")
+    parser.add_argument("--seq", type=whole(1), default=1024, help="tokens of a sequence (default 1024)")
     add_settings(parser)
 
 
@@ -52,21 +52,19 @@ def totals(costs: Cost, batch: int, seq: int) -> list[str]:
 def _cells(row: Row, costs: Cost, batch: int, seq: int) -> tuple[str, ...]:
     total = costs.flops(batch, seq)
     work = row.flops(batch, seq)
-    whole = work * (row.layers if row.depth else 1)
-    name = "  " * row.depth + row.node.path.replace("@", ".") + (f" × {row.layers}" if row.node.blocks else "")
+    name = "  " * row.depth + row.node.dotted + (f" × {len(row.node.plan)}" if row.node.blocks else "")
     return (
         name,
         row.node.op.name,
         _shape(row.graph, row.node),
         f"{row.parameters:,}" if row.parameters else "",
         f"{work:.3g}" if work else "",
-        f"{100 * whole / total:.1f} %" if work and total else "",
+        f"{100 * work * row.layers / total:.1f} %" if work and total else "",
     )
 
 
 def _shape(graph: Graph, node: Node) -> str:
-    kinds = dict.fromkeys(node.types.values())
-    return ", ".join(f"[{', '.join(graph.dims.show(size) for size in kind.sizes)}]" for kind in kinds)
+    return ", ".join(graph.dims.shape(kind.sizes) for kind in dict.fromkeys(node.types.values()))
 
 
 def _pad(cell: str, width: int, column: int) -> str:
@@ -78,9 +76,3 @@ def _bytes(count: int) -> str:
     while scaled >= 1000 and len(units) > 1:
         scaled, units = scaled / 1000, units[1:]
     return f"{scaled:.4g} {units[0]}"
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1, found '{text}'")
-    return int(text)

@@ -11,6 +11,7 @@ from blockgraph.graph import Graph, Node, Ref
 from blockgraph.library import Library
 from blockgraph.link import Linker
 from blockgraph.members import Members
+from blockgraph.names import unique
 from blockgraph.op import Op
 from blockgraph.scope import Entry, Scope, Unresolved, resolve
 from blockgraph.syntax import Mapping, parse
@@ -209,7 +210,7 @@ class Draft:
         while around is not None:
             taken |= around.members.keys()
             around = around.parent
-        return next(word for word in (name, *(f"{name}_{n}" for n in range(2, len(taken) + 3))) if word not in taken)
+        return unique(name, taken)
 
 
 _LAYERS: Table[str, int] = {"n_layers": 1}  # of a block by itself, for numbers that depend on it

@@ -194,7 +194,8 @@ class _Reader:
                 hint = near_miss(word.raw, places) or f"known are {', '.join(places)}"
                 self.problems.add(f"no place is called '{word.raw}'", word.place, hint)
         self.kinds(text.items.get("unless"))
-        self.known_op(action)
+        if action.verb in ("put", "replace", "wrap"):
+            self.node(action)
         return action
 
     def missing(self, verb: str, text: Mapping) -> str:
@@ -205,9 +206,12 @@ class _Reader:
         needed = NEEDS.get(verb)
         return f"`{needed}: ...`" if needed and needed not in text.items else ""
 
-    def known_op(self, action: Action) -> None:
-        """A problem where the op of a node is not known."""
-        if action.verb in ("put", "replace", "wrap") and action.op not in self.ops:
+    def node(self, action: Action) -> None:
+        """A problem where the op of a node is not known, and where it says what it reads, which the place says."""
+        if "in" in action.node.items:
+            told = "a node of an edit says nothing of what it reads"
+            self.problems.add(told, action.node.keys["in"], "it reads what comes to its place")
+        if action.op not in self.ops:
             place = action.node.items["op"].place if "op" in action.node.items else action.node.place
             told = f"no op is called '{action.op}'" if action.op else "'op' is missing"
             self.problems.add(told, place, near_miss(action.op, self.ops) or "`blockgraph ops` lists the ops")

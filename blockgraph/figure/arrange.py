@@ -132,14 +132,12 @@ def _joins(level: Level, inner: list[str], hops: list[Hop]) -> list[Hop]:
 def _framed(frame: Frame, name: str, column: Column) -> Extent:
     """A cluster's frame round its column; what leaves at the top passes between its title and its note."""
     left, right = column.extent
-    top = frame.spans[name][1]
     leaving = [x for vertex, x in column.x.items() if "\nout\n" in vertex]
     first = min(leaving, default=right)
     cluster = frame.clusters[name]
     count = 34 if cluster.repeat else 0
     title = width(cluster.title, LABEL, bold=True) + count
     note = max(leaving, default=left) + width(cluster.note, NOTE) + count + 18 if cluster.note else right
-    assert top is not None
     return min(left - PAD, first - title - 18), max(right + PAD, note) + (SHADOW if cluster.repeat else 0)
 
 

@@ -149,12 +149,12 @@ def _sides(items: Mapping[str, Item], links: Iterable[Link]) -> dict[str, str]:
     fed |= set().union(*(nx.descendants(after, slot) for slot in sorted(fed)))
     sides: dict[str, str] = {}
     for link in links:
-        if link.tail not in fed and link.tail not in sides and not link.tied and _room(link, items, sides, fed):
+        if link.tail not in fed and link.tail not in sides and not link.tied and _room(link, items, sides):
             sides[link.tail] = link.head
     return {slot: owner for slot, owner in sides.items() if _reaches(slot, sides, fed)}
 
 
-def _room(link: Link, items: Mapping[str, Item], sides: Mapping[str, str], fed: set[str]) -> bool:
+def _room(link: Link, items: Mapping[str, Item], sides: Mapping[str, str]) -> bool:
     """Whether there is none beside the head yet; a weight stands in its owner's cluster."""
     alike = items[link.tail].cluster == items[link.head].cluster
     return alike and link.head not in sides.values() and items[link.head].kind != "output"

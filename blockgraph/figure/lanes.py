@@ -53,7 +53,7 @@ class Site:
     level: Level
     rooms: Mapping[str, Extent]
     clusters: frozenset[str]
-    layered: Callable[["Site", str, Sequence[str], str, Sequence[Hop]], Column]
+    layered: Callable[["Site", Sequence[str], Sequence[Hop]], Column]
 
     def rows(self, vertex: str) -> tuple[int, int]:
         """First and last row of a vertex."""
@@ -119,7 +119,7 @@ def _between(
         if not inside:
             return _wire(site, roads[0], side)
         if whole or depth > NEST:
-            return site.layered(site, below, inside, above, roads)
+            return site.layered(site, inside, roads)
         return series(site, below, inside, above, roads, side, depth + 1)
     return _parallel(site, below, above, parts, side, depth)
 

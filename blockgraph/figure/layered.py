@@ -30,7 +30,7 @@ class Block:
         return self.low <= other.high and other.low <= self.high
 
 
-def layered(site: Site, below: str, inner: Sequence[str], above: str, hops: Sequence[Hop]) -> Column:
+def layered(site: Site, inner: Sequence[str], hops: Sequence[Hop]) -> Column:
     """Vertices in their rows, ordered so that neighbours are near, none over another, lines on lanes of their own."""
     vertices = {v: Block(*site.rows(v), *site.rooms.get(v, (-WIRE, WIRE)), index) for index, v in enumerate(inner)}
     lines = {hop: block for index, hop in enumerate(hops) if (block := _line(site, hop, index))}

@@ -28,7 +28,7 @@ def others(level: Level, chosen: Collection[Hop]) -> dict[Hop, int]:
     flow = [hop for hop, road in level.roads.items() if not road.tied and hop not in chosen]
     graph: nx.DiGraph[str] = nx.DiGraph((hop.tail, hop.head) for hop in flow)
     tied = {hop: LEFT for hop, road in level.roads.items() if road.tied}
-    return tied | {hop: RIGHT for hop in _side_streams(level, graph, flow)}
+    return tied | dict.fromkeys(_side_streams(level, graph, flow), RIGHT)
 
 
 def sided(level: Level, column: Column, hops: Collection[Hop]) -> dict[Hop, int]:

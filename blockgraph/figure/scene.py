@@ -25,7 +25,7 @@ def scene(
     """A picture in its frame."""
     boxes = [_box(item, frame, plan, levels) for item in picture.items.values()]
     outlines = {b.slot: (b.x, b.y, b.width, b.height, b.shape) for b in boxes}
-    wires = [_wire(route, settled(route, used, levels, outlines), plan) for route in routes]
+    wires = [_wire(route, settled(route, used, levels, outlines)) for route in routes]
     wires += [
         _beside(link, {b.slot: b for b in boxes}) for link in picture.links if frame.sides.get(link.tail) == link.head
     ]
@@ -54,19 +54,19 @@ def _box(item: Item, frame: Frame, plan: Plan, levels: Heights) -> Box:
     )  # fmt: skip
 
 
-def _wire(route: Route, points: list[Point], plan: Plan) -> Wire:
+def _wire(route: Route, points: list[Point]) -> Wire:
     link = route.link
-    return Wire(link.tail, link.head, tuple(points), _kind(link, route, plan), (link.tail, link.port))
+    return Wire(link.tail, link.head, tuple(points), _kind(link, route.skip), (link.tail, link.port))
 
 
-def _kind(link: Link, route: Route, plan: Plan) -> WireKind:
+def _kind(link: Link, skip: bool) -> WireKind:
     if link.status == "removed":
         return "removed"
     if link.status == "rewired":
         return "rewired"
     if link.weight:
         return "weight"
-    return "skip" if route.skip else "flow"
+    return "skip" if skip else "flow"
 
 
 def _beside(link: Link, boxes: Mapping[str, Box]) -> Wire:

@@ -26,6 +26,7 @@ _ESCAPES = {
     '"': r"\textquotedbl{}", "|": r"\textbar{}", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}",
     "σ": r"$\sigma$", "×": r"$\times$", "−": r"$-$", "≠": r"$\neq$", "→": r"$\rightarrow$", "·": r"$\cdot$",
     "…": r"\dots{}", "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "ζ": r"$\zeta$", "≤": r"$\leq$",
+    "≥": r"$\geq$", "Σ": r"$\Sigma$", "–": "--",
 }  # fmt: skip
 _WIRES: Mapping[WireKind, str] = {
     "flow": "ink, line width=0.9pt", "skip": "residual, line width=1.5pt", "weight": "weight, dashed, line width=0.9pt",

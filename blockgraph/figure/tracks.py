@@ -10,7 +10,7 @@ from blockgraph.figure.approach import Token
 from blockgraph.figure.frame import Frame
 from blockgraph.figure.picture import Picture
 from blockgraph.figure.route import Height, InCorridor, InRow, Route, Touch
-from blockgraph.figure.style import HEIGHT, LOOKS, TALL, edge_of
+from blockgraph.figure.style import HEIGHT, LOOKS, TALL, Shape, edge_of
 
 TRACK, CLEAR = 8.0, 6.0  # between tracks, and between the ends of two lines on one
 LANDING, SHORT, LIFT, BAND = 9.0, 4.0, 4.0, 9.0  # parts of a corridor: below a box, below none, lowest, text
@@ -136,7 +136,7 @@ def _row_heights(frame: Frame, box: float) -> list[float]:
 
 
 def settled(
-    route: Route, used: Corridors, levels: Heights, boxes: Mapping[str, tuple[float, float, float, float, str]]
+    route: Route, used: Corridors, levels: Heights, boxes: Mapping[str, tuple[float, float, float, float, Shape]]
 ) -> list[tuple[float, float]]:
     """A route's bends as points; `boxes` gives each item's middle, size and shape."""
 
@@ -146,7 +146,7 @@ def settled(
         if isinstance(height, InCorridor):
             return levels.floor[height.corridor] + TRACK * used[height.corridor, height.token]
         at, middle, wide, high, shape = boxes[height.slot]
-        low, top = edge_of(shape, wide, high, x - at)  # type: ignore[arg-type]
+        low, top = edge_of(shape, wide, high, x - at)
         return middle + (top if height.above else low)
 
     points = [(x, y(x, height)) for x, height in route.points]

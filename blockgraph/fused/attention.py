@@ -61,6 +61,10 @@ class Attention(Fusion):
             if node.params:
                 trained = ", ".join(param.name for param in node.params)
                 raise OpError(f"{node.path} trains a {trained}, for which the kernels have no place")
+        texts = {op.lower for step in cls.pattern for op in step.ops}
+        for node in chain:
+            if type(node.op).lower not in texts:  # of a user's own op that derives from one of these
+                raise OpError(f"{node.path} ({node.op.name}) computes something else, which the kernels do not know")
         _refuse_other_products(first, last, middle[-1], graph.type_of(inputs["q"]))
         factors, cap, unsigned = _factors_and_cap(chain)
         masks = [node.op for node in middle if isinstance(node.op, CausalMask)]

@@ -1,5 +1,6 @@
 """Sum of values: the residual connection."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 from blockgraph.errors import OpError
@@ -25,10 +26,12 @@ class Add(Op):
 
 
 def alike(x: tuple[Type, ...]) -> Type:
-    """The one type that all inputs of an entry-by-entry op share; raises `OpError` where sizes differ."""
+    """The one type that all inputs of an entry-by-entry op share; raises `OpError` where sizes or kinds differ."""
     if len(x) < 2:
         raise OpError("combines two or more values, found one")
     for other in x[1:]:
         if other.sizes != x[0].sizes:
             raise OpError("sizes differ: {} and {}", x[0], other)
-    return x[0].with_flow(meet(*(value.flow for value in x)))
+        if other.kind != x[0].kind:
+            raise OpError("real numbers and indices differ: {} and {}", x[0], other)
+    return replace(x[0], flow=meet(*(value.flow for value in x)), below=None)

@@ -38,6 +38,8 @@ balance: {op: balance_loss, in: [router, route.chosen], factor: 0.01}"""
         """One number, from the logits of a router and the choice that was made by them."""
         if logits.kind == "int" or chosen.kind != "int" or logits.sizes[:-1] != chosen.sizes[:-1]:
             raise OpError("expects logits [..., E] and chosen experts [..., C], found {} and {}", logits, chosen)
+        if chosen.below not in (None, logits.last):
+            raise OpError("reads {}, and the choice is among {} experts", logits, chosen.below)
         if self.within == "sequence" and (len(logits.sizes) < 2 or logits.sizes[-2] != TOKENS):
             raise OpError("takes shares within a sequence, and {} has no axis for tokens before its last", logits)
         return self.loss()

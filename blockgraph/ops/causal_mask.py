@@ -34,7 +34,7 @@ class CausalMask(Op):
 
     def infer(self, x: Type, documents: Type | None = None) -> Type:
         """Scores in which no later key remains, and none of another document."""
-        if len(x.sizes) < 2 or x.sizes[-2:] != (TOKENS, TOKENS):
+        if not x.pairs:
             raise OpError("expects scores [..., seq, seq], found {}", x)
         if x.flow is Flow.WEIGHTS:
             raise OpError("masks logits, and these are weights already; put the mask before the softmax")
@@ -42,7 +42,7 @@ class CausalMask(Op):
             raise OpError(
                 "expects documents [batch, seq] for scores [batch, ..., seq, seq], found {} and {}", documents, x
             )
-        return x.with_flow(Flow.MASKED if x.flow in (Flow.PAIRS, Flow.MASKED) else Flow.ALL)
+        return x.real().with_flow(Flow.MASKED if x.flow in (Flow.PAIRS, Flow.MASKED) else Flow.ALL)
 
     def whole(self, x: Type, documents: Type | None = None) -> tuple[str, ...]:
         """A query compares its document with those of all keys."""

@@ -26,9 +26,7 @@ class Clamp(Op):
         """The input's type; masked logits would not stay minus infinity, nor would zero weights stay zero."""
         if self.least is None and self.most is None:
             raise OpError("has neither least nor most, so it does nothing")
-        if x.kind == "int":
-            raise OpError("works on real numbers, found {}", x)
-        return x.with_flow(Flow.PAIRS) if x.flow in (Flow.MASKED, Flow.WEIGHTS) else x
+        return x.real().with_flow(Flow.PAIRS) if x.flow in (Flow.MASKED, Flow.WEIGHTS) else x.real()
 
     def lower(self, site: Site, x: str) -> str:
         """`torch.clamp`, as a method."""

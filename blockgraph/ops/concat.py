@@ -27,7 +27,7 @@ class Concat(Op):
         for value in x:
             total = total + value.last
         past = all(value.flow is Flow.PAST for value in x)
-        return x[0].with_last(total).with_flow(Flow.PAST if past else Flow.ALL)
+        return Type((*x[0].sizes[:-1], total), x[0].kind, Flow.PAST if past else Flow.ALL)
 
     def lower(self, site: Site, *x: str) -> str:
         """One copy."""

@@ -42,6 +42,8 @@ sum: {op: weighted_sum, in: [down, route.weights]}"""
             raise OpError("expects the indices of experts, found real numbers {}", chosen)
         if chosen.sizes not in (x.sizes[:-1], (*x.sizes[:-1], chosen.last)):
             raise OpError("rows and choices do not fit: {} and {}", x, chosen)
+        if chosen.below not in (None, self.experts):
+            raise OpError("has {} experts, and the router tells {} apart", self.experts, chosen.below)
         past = x.mixed().flow is Flow.PAST and chosen.flow is Flow.PAST
         return Type((*chosen.sizes, self.out), flow=Flow.PAST if past else Flow.ALL)
 

@@ -29,7 +29,7 @@ class LayerScale(WeightedOp):
 
     def infer(self, x: Type) -> Type:
         """The input's type; a gain may be negative, so masked logits would not stay so."""
-        return x.with_flow(Flow.PAIRS) if x.flow is Flow.MASKED else x
+        return x.real().with_flow(Flow.PAIRS) if x.flow is Flow.MASKED else x.real()
 
     def parameters(self, x: Type) -> tuple[Param, ...]:
         """The gains."""

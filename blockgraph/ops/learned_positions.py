@@ -33,7 +33,7 @@ class LearnedPositions(MatrixOp):
         length = x.sizes[-2].known
         if length is not None and length > (self.rows.known or 0):
             raise OpError("the table has {} positions, and the sequence {}", self.rows, x.sizes[-2])
-        return x
+        return x.real()
 
     def parameters(self, x: Type) -> tuple[Param, ...]:
         """The table."""

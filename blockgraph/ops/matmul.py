@@ -35,7 +35,7 @@ class Matmul(Op):
         other, columns = self._matrix(b, "b")
         if inner != other:
             raise OpError("inner sizes differ: {} of {} and {} of {}", inner, a, other, b)
-        return Type((*a.sizes[:-2], rows, columns), flow=self._flow(a, b, inner, columns))
+        return Type((*a.sizes[:-2], rows, columns), flow=self._flow(a.real(), b.real(), inner, columns))
 
     def _matrix(self, x: Type, side: str) -> tuple[Size, Size]:
         rows, columns = x.sizes[-2:]
@@ -73,4 +73,4 @@ class Matmul(Op):
             "", (Quantity("max", "max", ("attention",), about),), "largest_pair({out}, {causal})", every_query=True
         )
         result = self.infer(a, b)
-        return (largest,) if result.flow is Flow.PAIRS and result.sizes[-2:] == (TOKENS, TOKENS) else ()
+        return (largest,) if result.pairs and self._matrix(a, "a")[1] != TOKENS else ()

@@ -23,7 +23,7 @@ class MergeHeads(Op):
         if len(x.sizes) != 4:
             raise OpError("expects [batch, heads, seq, features], found {}", x)
         batch, heads, tokens, width = x.sizes
-        return Type((batch, tokens, heads * width), flow=Flow.PAST if x.flow is Flow.PAST else Flow.ALL)
+        return Type((batch, tokens, heads * width), x.kind, Flow.PAST if x.flow is Flow.PAST else Flow.ALL)
 
     def lower(self, site: Site, x: str) -> str:
         """One transpose and one copy."""

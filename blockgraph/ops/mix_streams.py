@@ -41,7 +41,7 @@ mix: {op: mix_streams, in: [q, by], streams: 2}"""
         wanted = (batch, before, tokens, self.streams)
         if dynamic and dynamic.sizes != wanted:
             raise OpError("dynamic is {}, and {} is needed", dynamic, Type(wanted))
-        past = all(kind.flow is Flow.PAST for kind in (x, dynamic or x))
+        past = all(kind.real().flow is Flow.PAST for kind in (x, dynamic or x))
         return Type((batch, self.streams, tokens, width), flow=Flow.PAST if past else Flow.ALL)
 
     def flops(self, x: Type, dynamic: Type | None = None) -> Size:

@@ -8,7 +8,7 @@ from blockgraph.dims import Size, number_of
 from blockgraph.errors import OpError
 from blockgraph.fields import Epsilon, constant
 from blockgraph.op import Param, Site, WeightedOp
-from blockgraph.types import Type
+from blockgraph.types import TOKENS, Flow, Type
 
 
 class Norm(WeightedOp):
@@ -31,7 +31,8 @@ class Norm(WeightedOp):
         """The input's type."""
         if (self.width == "full" or not self.shared) and len(x.sizes) != 4:
             raise OpError("`width: full` and `shared: false` need heads [batch, heads, seq, K], found {}", x)
-        return x.mixed()
+        over_tokens = self.width == "full" and not TOKENS.names.isdisjoint(x.sizes[1].names)
+        return x.mixed().with_flow(Flow.ALL) if over_tokens else x.mixed()
 
     def parameters(self, x: Type) -> tuple[Param, ...]:
         """Gain and bias where they are asked for."""

@@ -33,7 +33,7 @@ class Patches(Op):
         rows, columns = (self._parts(size, x) for size in (height, width))
         tokened = any(TOKENS.names & size.names for size in x.sizes)
         sizes = (batch, rows * columns, channels * self.side * self.side)
-        return Type(sizes, flow=Flow.ALL if tokened else x.flow)
+        return Type(sizes, x.kind, Flow.ALL if tokened else x.flow)
 
     def _parts(self, size: Size, x: Type) -> Size:
         parts = size / self.side

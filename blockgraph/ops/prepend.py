@@ -29,7 +29,7 @@ class Prepend(WeightedOp):
         if len(x.sizes) != 3:
             raise OpError("expects tokens [batch, T, features], found {}", x)
         batch, tokens, width = x.sizes
-        return Type((batch, tokens + self.count, width), x.kind, x.flow)
+        return Type((batch, tokens + self.count, width), flow=x.real().flow)
 
     def parameters(self, x: Type) -> tuple[Param, ...]:
         """The tokens."""

@@ -8,7 +8,7 @@ from blockgraph.dims import Size, number_of
 from blockgraph.errors import OpError
 from blockgraph.fields import Multiplier, SizeField, constant
 from blockgraph.op import Op, Site, State, Style
-from blockgraph.types import TOKENS, Flow, Type
+from blockgraph.types import Flow, Type
 
 
 class QkClip(Op):
@@ -40,7 +40,7 @@ clip: {op: qk_clip, in: [bmm1, qkv.weight], tau: 100}"""
 
     def infer(self, x: Type, weight: Type) -> Type:
         """The logits' type."""
-        if len(x.sizes) != 4 or x.sizes[2:] != (TOKENS, TOKENS):
+        if len(x.sizes) != 4 or not x.pairs:
             raise OpError("expects logits [batch, heads, seq, seq], found {}", x)
         if x.flow is Flow.WEIGHTS:
             raise OpError("watches logits, and these are weights already; put it before the softmax")
@@ -52,7 +52,7 @@ clip: {op: qk_clip, in: [bmm1, qkv.weight], tau: 100}"""
                 x.sizes[1],
                 weight,
             )
-        return x
+        return x.real()
 
     def states(self, x: Type, weight: Type) -> tuple[State, ...]:
         """The greatest logit of each head since the last step; 0 where all are below."""

@@ -45,7 +45,7 @@ class RelativeBias(MatrixOp):
             raise OpError("expects scores [batch, heads, T, T] of one sequence with itself, found {}", x)
         if x.flow is Flow.WEIGHTS:
             raise OpError("is added to logits, and these are weights already; put it before the softmax")
-        return x
+        return x.real()
 
     def parameters(self, x: Type) -> tuple[Param, ...]:
         """The table."""

@@ -60,7 +60,7 @@ route: {op: route, top: 2}"""
             if (self.group_scores.known or 1) > experts // groups:
                 raise OpError("{} scores of a group, which has {}", self.group_scores, logits.last / self.groups)
         weights = logits.mixed().with_last(self.top)
-        return {"chosen": Type(weights.sizes, "int", weights.flow), "weights": weights}
+        return {"chosen": Type(weights.sizes, "int", weights.flow, logits.last), "weights": weights}
 
     def states(self, logits: Type) -> tuple[State, ...]:
         """The bias of each expert, and the tokens that a step has sent there."""

@@ -22,7 +22,7 @@ class Scale(Op):
     def infer(self, x: Type) -> Type:
         """The input's type; only a positive factor leaves minus infinity where the mask put it."""
         masked_kept = self.by.value is not None and self.by.value > 0
-        return x.with_flow(Flow.PAIRS) if x.flow is Flow.MASKED and not masked_kept else x
+        return x.real().with_flow(Flow.PAIRS) if x.flow is Flow.MASKED and not masked_kept else x.real()
 
     def lower(self, site: Site, x: str) -> str:
         """One multiplication."""

@@ -21,7 +21,7 @@ class Shift(Op):
 
     def infer(self, x: Type) -> Type:
         """The input's type; weights that were zero are so no more."""
-        return x.with_flow(Flow.PAIRS) if x.flow is Flow.WEIGHTS else x
+        return x.real().with_flow(Flow.PAIRS) if x.flow is Flow.WEIGHTS else x.real()
 
     def lower(self, site: Site, x: str) -> str:
         """One addition."""

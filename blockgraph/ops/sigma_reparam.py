@@ -37,7 +37,7 @@ class SigmaReparam(Op):
         """The type of the matrix, or of the stack."""
         if len(weight.sizes) not in (2, 3):
             raise OpError("reparametrises a matrix [out, in], or a stack of them, found {}", weight)
-        return weight
+        return weight.real()
 
     def flops(self, weight: Type) -> Size:
         """Two for every entry of a stack, for its sigma; a product of one matrix with one vector counts as nothing."""

@@ -30,7 +30,7 @@ class SoftCap(Op):
         """The input's type; a masked input would leak, because the cap turns minus infinity into minus cap."""
         if x.flow is Flow.MASKED:
             raise OpError(f"a cap after the mask turns -inf into -{self.cap}, so masked keys leak; cap before the mask")
-        return x
+        return x.real()
 
     def lower(self, site: Site, x: str) -> str:
         """The tanh in fp32."""
@@ -39,5 +39,5 @@ class SoftCap(Op):
     def probes(self, x: Type) -> tuple[Probe, ...]:
         """How much of its slope the cap has lost."""
         about = "mean of tanh(x / cap)^2: 0 where the cap does nothing, 1 where no gradient passes"
-        entries = "last_rows({out}), {cap}, {causal}" if x.flow is Flow.PAIRS else "{out}, {cap}"
+        entries = "last_rows({out}), {cap}, {causal}" if x.pairs else "{out}, {cap}"
         return (average(f"saturation({entries})", "saturation", about),)

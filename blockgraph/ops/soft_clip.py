@@ -38,7 +38,7 @@ clip: {op: soft_clip, zeta: 1.03, gamma: -12 / seq}"""
         """The input's type; a gamma of at most zero keeps zero weights at zero."""
         if x.flow is Flow.MASKED:
             raise OpError("clips softmax weights, and these are masked logits; put the clip after the softmax")
-        return x
+        return x.real()
 
     def lower(self, site: Site, x: str) -> str:
         """A stretch and a clamp."""
@@ -47,5 +47,5 @@ clip: {op: soft_clip, zeta: 1.03, gamma: -12 / seq}"""
     def probes(self, x: Type) -> tuple[Probe, ...]:
         """How much of it passes no gradient."""
         about = "entries at 0 or 1, of those that the mask lets through"
-        entries = "last_rows({out}), {causal}" if x.flow is Flow.WEIGHTS else "{out}"
+        entries = "last_rows({out}), {causal}" if x.pairs else "{out}"
         return (average(f"clipped({entries})", "clipped", about),)

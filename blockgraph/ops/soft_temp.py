@@ -23,7 +23,7 @@ class SoftTemp(Op):
 
     def infer(self, x: Type) -> Type:
         """The input's type; a positive factor keeps a mask."""
-        return x
+        return x.real()
 
     def lower(self, site: Site, x: str) -> str:
         """One multiplication."""

@@ -19,7 +19,7 @@ softmax: {op: softmax}"""
 
     def infer(self, x: Type) -> Type:
         """The input's type; masked logits become weights that are zero ahead of the token."""
-        return x.with_flow(Flow.WEIGHTS) if x.flow is Flow.MASKED else x.mixed()
+        return x.real().with_flow(Flow.WEIGHTS) if x.flow is Flow.MASKED else x.mixed()
 
     def lower(self, site: Site, x: str) -> str:
         """`torch.softmax` in fp32."""

@@ -43,7 +43,7 @@ sum: {op: add, in: [heads.q, heads.k, heads.v]}"""
             whole = f"{parts} x " if parts > 1 else ""
             raise OpError(f"heads do not divide: {{}} features over {whole}{{}} heads", x.last, self.heads)
         flow = Flow.PAST if x.flow is Flow.PAST else Flow.ALL
-        part = Type((x.sizes[0], self.heads, x.sizes[1], width), flow=flow)
+        part = Type((x.sizes[0], self.heads, x.sizes[1], width), x.kind, flow)
         return dict.fromkeys(self.ports_out(), part)
 
     def lower(self, site: Site, x: str) -> str:

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from blockgraph.dims import Size
 from blockgraph.errors import OpError
 from blockgraph.fields import SizeField, constant
 from blockgraph.op import Param, Site, Style, WeightedOp
@@ -34,12 +35,12 @@ class SpreadStreams(WeightedOp):
         if len(x.sizes) != 3:
             raise OpError("expects [batch, T, features], found {}", x)
         batch, tokens, width = x.sizes
-        wanted = Type((batch, self.streams, tokens, x.last / x.last))
+        wanted = Type((batch, self.streams, tokens, Size.constant(1)))
         if dynamic and dynamic.sizes != wanted.sizes:
             raise OpError("dynamic is {}, and {} is needed", dynamic, wanted)
         if dynamic and not self.trained:
             raise OpError("copies have no weights, so `trained: false` reads no dynamic ones")
-        past = all(kind.flow is Flow.PAST for kind in (x, dynamic or x))
+        past = all(kind.real().flow is Flow.PAST for kind in (x, dynamic or x))
         return Type((batch, self.streams, tokens, width), flow=Flow.PAST if past else Flow.ALL)
 
     def parameters(self, x: Type, dynamic: Type | None = None) -> tuple[Param, ...]:

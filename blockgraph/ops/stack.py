@@ -92,6 +92,10 @@ class Stack(Op):
         """The name itself, or with the number that it has in this layer."""
         return f"{name}[{self.index[name][layer]}]" if name in self.index else name
 
+    def apart(self) -> tuple[str, ...]:
+        """Names of the values that have a number of their own in each layer."""
+        return tuple(self.index)
+
     def sharing(self) -> tuple[str, ...]:
         """Paths in the blocks whose parameters all layers share."""
         return tuple(self.share)

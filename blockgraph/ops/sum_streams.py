@@ -24,7 +24,7 @@ class SumStreams(Op):
         if len(x.sizes) != 4 or TOKENS.names & x.sizes[1].names:
             raise OpError("expects streams [batch, streams, T, features], found {}", x)
         batch, _, tokens, width = x.sizes
-        return Type((batch, tokens, width), flow=Flow.PAST if x.flow is Flow.PAST else Flow.ALL)
+        return Type((batch, tokens, width), flow=Flow.PAST if x.real().flow is Flow.PAST else Flow.ALL)
 
     def lower(self, site: Site, x: str) -> str:
         """One sum."""

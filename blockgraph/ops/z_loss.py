@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from blockgraph.errors import OpError
 from blockgraph.fields import Multiplier
 from blockgraph.op import LossOp, Site
 from blockgraph.types import Type
@@ -26,8 +25,7 @@ z: {op: z_loss, factor: 0.001}"""
 
     def infer(self, x: Type) -> Type:
         """One number."""
-        if x.kind == "int":
-            raise OpError("works on real numbers, found {}", x)
+        x.real()
         return self.loss()
 
     def lower(self, site: Site, x: str) -> str:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import blockgraph as bg
 from blockgraph.caching import refusals
+from blockgraph.errors import OpError
 from blockgraph.kernels.cache import Cache
+from blockgraph.ops import OPS
 from blockgraph.types import Type
 from runners.launch import Launch
 from runners.probing import Probing
@@ -32,6 +35,31 @@ def test_the_shape_rule_tells_the_real_shapes(sample: str, batch: int, seq: int)
     kinds = [graph.type_of(ref) for ref in graph.outputs.values()]
     expected = [[size.at(batch=batch, seq=seq) for size in kind.sizes] for kind in kinds if kind is not None]
     assert [list(value.shape) for value in real] == expected
+
+
+# Ops that take indices where others take real numbers: to look something up, or to put them elsewhere.
+OF_INDICES = {
+    "embedding", "expert_linear", "balance_loss", "patches", "split_heads", "repeat_heads",
+    "merge_heads", "split", "concat", "add", "multiply",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_indices_enter_where_an_op_has_a_use_for_them_and_stay_what_they_are(name: str) -> None:
+    graph = graph_of(name)
+    node = next(node for node in graph.nodes.values() if node.op.name == name)
+    kinds = [kind for ref in node.data().values() if (kind := graph.type_of(ref)) is not None]
+    ids = [replace(kind, kind="int") for kind in kinds]
+    if node.blocks or not kinds:
+        return
+    try:
+        given = node.op.infer(*ids)
+    except OpError:
+        given = None
+    accepted = given is not None or any(kind.kind == "int" for kind in kinds)
+    assert accepted == (name in OF_INDICES)
+    if given is not None and node.op.name != "embedding":
+        assert {kind.kind for kind in (given.values() if isinstance(given, dict) else [given])} == {"int"}
 
 
 @every_sample
