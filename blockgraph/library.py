@@ -163,10 +163,12 @@ class Library:
 
 
 def _like_path(name: str, folder: Path) -> str:
-    siblings = [sibling.name for sibling in folder.glob("*.y*ml")] if os.path.isdir(folder) else []
+    siblings = (
+        [sibling.name for sibling in folder.glob("*.y*ml") if os.path.isfile(sibling)] if os.path.isdir(folder) else []
+    )
     return near_miss(Path(name).name, siblings) or near_miss(Path(name).stem, shipped())
 
 
 def _like_name(name: str, known: list[str], folder: Path) -> str:
-    beside = [path.stem for path in folder.glob("*.yaml")]
+    beside = [path.stem for path in folder.glob("*.yaml") if os.path.isfile(path)]
     return near_miss(name, [*known, *beside]) or "`blockgraph list` shows the specs that ship with the package"

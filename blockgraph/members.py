@@ -109,7 +109,8 @@ class Members:
             hint = f"did you mean '{near[misspelt]}'?"
             self.problems.add(f"{entry.path}: unknown key '{misspelt}'", entry.text.keys[misspelt], hint)
         else:
-            hint = "a node has `op`, a group has `nodes`"
+            tight = next((key for key in entry.text.items if key.startswith(("op:", "nodes:"))), None)
+            hint = f"a space follows the colon in '{tight}'" if tight else "a node has `op`, a group has `nodes`"
             self.problems.add(f"{entry.path}: 'op' is missing", entry.text.place, hint)
 
     def title(self, text: Mapping, path: str) -> str:

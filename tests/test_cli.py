@@ -87,6 +87,24 @@ def test_a_folder_that_is_missing_is_told_and_nothing_is_left(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_module_is_never_written_over_a_spec(tmp_path, capsys):
+    spec = tmp_path / "mine.yaml"
+    assert main(["new", str(spec)]) == 0
+    before = spec.read_text()
+    capsys.readouterr()
+    assert main(["compile", str(spec), "-o", str(spec)]) == 1
+    told = "a module is Python, and this is the name of a spec; name a .py file with -o"
+    assert capsys.readouterr().err == f"{spec}: error: {told}\n"
+    assert spec.read_text() == before
+
+
+def test_what_goes_with_a_run_is_not_passed_over_without_one(tmp_path, capsys):
+    assert main(["render", "baseline", "-o", str(tmp_path / "figure.svg"), "--layer", "0", "--step", "5"]) == 1
+    told = "--layer and --step without --stats; --stats RUN names the run whose measurements colour the figure"
+    assert capsys.readouterr().err == f"<command line>: error: {told}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_new_writes_a_spec_that_checks_and_never_overwrites(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["new", "mine", "--like", "qk_norm_cap"]) == 0

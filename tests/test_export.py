@@ -79,13 +79,14 @@ def test_the_folder_holds_five_files_and_stands_beside_nothing(exported):
     assert not list(exported.parent.glob(".*"))
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_left_where_it_is(tmp_path, finished):
+def test_a_damaged_checkpoint_is_told_passed_over_and_left_where_it_is(tmp_path, finished, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     newest = run / "checkpoints" / "step-00000012"
     (newest / "model.safetensors").write_bytes(b"")
     before = sorted(run.rglob("*"))
     export.export(run, tmp_path / "out")
+    assert capsys.readouterr().err.startswith(f"warning: {newest} is damaged and passed over: model.safetensors")
     assert "after step 9," in (tmp_path / "out" / "README.md").read_text()
     assert sorted(run.rglob("*")) == before
 

@@ -160,6 +160,7 @@ def test_faults_of_syntax_in_a_block_come_with_those_of_the_model():
         ("zzz", f"zzz: error: no spec is called 'zzz'; {LISTED}"),
         ("./gtp.yaml", "./gtp.yaml: error: there is no file './gtp.yaml'; did you mean 'gpt.yaml'?"),
         ("folder", f"folder: error: no spec is called 'folder'; {LISTED}"),
+        ("foldr", f"foldr: error: no spec is called 'foldr'; {LISTED}"),
         ("./folder", "folder: error: not a regular file"),
         ("", f": error: no spec is called ''; {LISTED}"),
     ],
