@@ -89,7 +89,7 @@ class Op(Fields):
     name: ClassVar[str]
     style: ClassVar[Style]
     paper: ClassVar[str] = ""
-    example: ClassVar[str]
+    example: ClassVar[str] = ""
     weights: ClassVar[tuple[str, ...]] = ()  # parameters that a spec may wire from elsewhere
     of_weight: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing once those are wired
     rounds: ClassVar[tuple[str, ...]] = ()  # parameters that are read in the dtype of the activation alone
