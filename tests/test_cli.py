@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from blockgraph.cli import COMMANDS, main
+from blockgraph.library import shipped_folder
 
 PLUGINS = ("train", "data")
 
@@ -71,6 +72,18 @@ def test_show_adds_up(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "parameters       131,392" in lines
     assert any(line.startswith("layers × 2") for line in lines)
+
+
+def test_show_tells_the_blocks_of_a_stack_apart(tmp_path, capsys):
+    text = "model: two\n" + (shipped_folder() / "models" / "gpt.yaml").read_text().partition("model: gpt\n")[2]
+    text = text.replace("slots: {block: baseline}", "slots: {even: baseline, odd: qk_norm}")
+    (tmp_path / "two.yaml").write_text(text.replace("of: block", "of: [even, even, odd]"))
+    assert main(["show", str(tmp_path / "two.yaml"), "--set", "n_layers=6"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    first = rows.index("  baseline × 4")
+    assert rows[first - 1].startswith("layers × 6 ")
+    assert rows[first + 1].startswith("  attn.ln ")
+    assert rows.index("  qk_norm × 2") > first
 
 
 def test_compile_prints_or_writes_the_same_text(tmp_path, capsys):
