@@ -100,6 +100,8 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(tmp_path, finished, caps
     for (run, out), told in cases.items():
         assert export.command([str(run), "-o", str(out)]) == 1
         assert capsys.readouterr().err.startswith(told)
+    assert export.command([str(finished), "--hf", "-o", str(tmp_path / "e")]) == 1
+    assert "no map is for the spec 'gpt'; known are " in capsys.readouterr().err
     (tmp_path / "run").mkdir()
     shutil.copy(finished / "run.yaml", tmp_path / "run")
     assert export.command([str(tmp_path / "run"), "-o", str(tmp_path / "d")]) == 1

@@ -6,20 +6,8 @@ import pytest
 
 from blockgraph.cli import main
 
-OPS = '''"""An op of my own."""
-from typing import ClassVar
-from blockgraph.op import Pointwise, Site, Style
-
-
-class QuickGelu(Pointwise):
-    """`x * sigmoid(1.7 x)`, entry by entry. [...] -> [...]."""
-
-    name: ClassVar = "quick_gelu"
-    style: ClassVar = Style("activation", "Quick GELU")
-
-    def lower(self, site: Site, x: str) -> str:
-        return f"{x} * torch.sigmoid(1.7 * {x})"
-'''
+PAGE = Path(__file__).parent.parent / "docs" / "ops.md"
+OPS = PAGE.read_text().partition("```python\n")[2].partition("```")[0]
 SPEC = """\
 block: mine
 dims: {d_model: 8}
@@ -52,31 +40,31 @@ def test_an_op_needs_no_example(capsys):
 MISTAKES = {
     "syntax": (
         "(Pointwise):", "(Pointwise)",
-        "own.py:6:27: error: not Python: expected ':'",
+        "own.py:8:27: error: not Python: expected ':'",
     ),
     "import": (
         "import Pointwise,", "import Pointwis,",
-        "own.py:3:1: error: ImportError: cannot import name 'Pointwis' from 'blockgraph.op'",
+        "own.py:5:1: error: ImportError: cannot import name 'Pointwis' from 'blockgraph.op'",
     ),
     "no style": (
         '    style: ClassVar = Style("activation", "Quick GELU")\n', "",
-        "own.py:6:1: error: QuickGelu: `style`, as in Style('activation', 'Quick GELU'), is missing",
+        "own.py:8:1: error: QuickGelu: `style`, as in Style('activation', 'Quick GELU'), is missing",
     ),
     "role": (
         '"activation"', '"activatoin"',
-        "own.py:6:1: error: QuickGelu: style: 'activatoin' is no role of figures; known are norm, linear,",
+        "own.py:8:1: error: QuickGelu: style: 'activatoin' is no role of figures; known are norm, linear,",
     ),
     "no lower": (
         "def lower", "def lowwer",
-        "own.py:6:1: error: QuickGelu: `lower`, which gives its text in torch, is missing",
+        "own.py:8:1: error: QuickGelu: `lower`, which gives its text in torch, is missing",
     ),
     "unknown name": (
         LOWER, "return y",
-        "own.py:13:16: error: in `lower`, NameError: name 'y' is not defined",
+        "own.py:15:16: error: in `lower`, NameError: name 'y' is not defined",
     ),
     "infer": (
         "    def lower", "    def infer(self, x):\n        return x.size\n\n    def lower",
-        "own.py:13:16: error: in `infer`, AttributeError: 'Type' object has no attribute 'size'",
+        "own.py:15:16: error: in `infer`, AttributeError: 'Type' object has no attribute 'size'",
     ),
     "arguments": (
         "site: Site, x: str", "site: Site",
