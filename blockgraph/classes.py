@@ -21,6 +21,7 @@ from blockgraph.graph import Graph, Node, Ref
 from blockgraph.layout import BODY, docstring, one_line, signature, statement
 from blockgraph.loops import loops
 from blockgraph.names import unique
+from blockgraph.nodetext import text_of
 from blockgraph.op import Site
 from blockgraph.probes import Point
 from blockgraph.recompute import NOTHING, again
@@ -172,7 +173,7 @@ class ClassText:
         read = [ports.get(port) or self.value(ref) for port, ref in node.data().items()]
         wired = {port: self.value(ref) for port, ref in node.inputs.items() if port in node.op.weights}
         tensors = {name: form.format(text) for name, text in self.owned(node).items()} | wired
-        return node.op.lower(self.site(node, start), *read, **tensors)
+        return text_of(node, self.site(node, start), read, tensors)
 
     def site(self, node: Node, start: str = "") -> Site:
         """The place of a node's text."""

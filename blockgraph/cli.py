@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.metadata import entry_points, version
 
 from blockgraph.errors import SpecError, near_miss
+from blockgraph.own import raised_by_own
 
 COMMANDS = ("check", "show", "render", "diff", "compile", "ops", "list", "new", "edit", "schema")
 PLUGINS = "blockgraph.commands"  # entry points: a function of the arguments after its name
@@ -37,6 +38,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        fault = raised_by_own(error)
+        if fault is None:
+            raise
+        print(fault, file=sys.stderr)
+        return 1
 
 
 def _run(arguments: list[str]) -> int:

@@ -100,7 +100,8 @@ class Problems:
 def closest(word: str, known: Iterable[str]) -> str:
     """The known name that `word` was probably meant to be; empty when none is close."""
     names = _likely(word, sorted(known))
-    close = get_close_matches(word, names, n=1, cutoff=CLOSE_SHORT if len(word) <= SHORT else CLOSE)
+    cutoff = CLOSE_SHORT if len(word) <= SHORT else CLOSE
+    close = get_close_matches(word, names, 1, cutoff) or get_close_matches(word.lower(), names, 1, cutoff)
     longer = (name for name in names if len(name) > 2 and word.startswith(name))
     return next(iter(close), "") or max(longer, key=len, default="")
 

@@ -126,6 +126,8 @@ class Library:
         if path is not None and os.path.isfile(path):
             return path
         hint = near_miss(Path(name).stem, shipped_edits()) or "`blockgraph edit --list` shows those that ship"
+        if not is_path(name) and os.path.isfile(folder / f"{name}.yaml"):
+            hint = f"for the file in this folder write ./{name}.yaml"
         problems.add(f"there is no file '{name}'" if is_path(name) else f"no edit is called '{name}'", place, hint)
         return None
 
@@ -158,15 +160,20 @@ class Library:
             return None
         known = shipped()
         if name not in known:
-            problems.add(f"no spec is called '{name}'", place, _like_name(name, [*known, *others], folder))
+            beside = [path.stem for path in folder.glob("*.yaml") if os.path.isfile(path)]
+            problems.add(f"no spec is called '{name}'", place, like_name(name, [*known, *others, *beside]))
         return known.get(name)
 
 
 def _like_path(name: str, folder: Path) -> str:
-    siblings = [sibling.name for sibling in folder.glob("*.y*ml")] if os.path.isdir(folder) else []
+    siblings = (
+        [sibling.name for sibling in folder.glob("*.y*ml") if os.path.isfile(sibling)] if os.path.isdir(folder) else []
+    )
     return near_miss(Path(name).name, siblings) or near_miss(Path(name).stem, shipped())
 
 
-def _like_name(name: str, known: list[str], folder: Path) -> str:
-    beside = [path.stem for path in folder.glob("*.yaml")]
-    return near_miss(name, [*known, *beside]) or "`blockgraph list` shows the specs that ship with the package"
+def like_name(name: str, known: Iterable[str]) -> str:
+    """What a bare name that nothing has was probably meant to be, or where the names are found."""
+    if "+" in name:
+        return "an edit stands behind ' + ', with a space on each side"
+    return near_miss(name, known) or "`blockgraph list` shows the specs that ship with the package"

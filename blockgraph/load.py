@@ -11,9 +11,9 @@ from blockgraph.check import check
 from blockgraph.choice import Choice, Setting
 from blockgraph.edits.editing import Edited, Editing, edited
 from blockgraph.edits.moving import relocated
-from blockgraph.errors import Place, Problem, Problems, SpecError, near_miss
+from blockgraph.errors import Place, Problem, Problems, SpecError
 from blockgraph.graph import Graph
-from blockgraph.library import Library, Source, is_path, parts, shipped
+from blockgraph.library import Library, Source, is_path, like_name, parts, shipped
 from blockgraph.link import Linker
 from blockgraph.op import Op
 from blockgraph.ops import OPS
@@ -126,8 +126,7 @@ def find(spec: str | Path, problems: Problems) -> Path:
         path = shipped().get(name)
         if path is None:
             here = f"for the file in this folder write ./{name}.yaml" if os.path.isfile(f"{name}.yaml") else ""
-            hint = here or near_miss(name, shipped()) or "`blockgraph list` shows the specs that ship with the package"
-            problems.add(f"no spec is called '{name}'", Place(name, 0), hint)
+            problems.add(f"no spec is called '{name}'", Place(name, 0), here or like_name(name, shipped()))
     elif os.path.exists(name):
         path = Path(name)
     else:

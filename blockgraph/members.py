@@ -99,7 +99,8 @@ class Members:
         apart = (*COMMON, *kind.weights)
         fields = Mapping({k: v for k, v in items.items() if k not in apart}, entry.text.keys, entry.text.place)
         about = f"{entry.label}: "
-        return fill(kind, fields, self.problems, about=about, context={"dims": self.dims}, known=apart)
+        others = [key for key in apart if key != "op"]  # which is there, so no misspelt key was meant to be it
+        return fill(kind, fields, self.problems, about=about, context={"dims": self.dims}, known=others)
 
     def tell_no_op(self, entry: Entry) -> None:
         """A problem for a line with neither `op` nor `nodes`, at the key that was meant to be one of them."""
@@ -109,7 +110,8 @@ class Members:
             hint = f"did you mean '{near[misspelt]}'?"
             self.problems.add(f"{entry.path}: unknown key '{misspelt}'", entry.text.keys[misspelt], hint)
         else:
-            hint = "a node has `op`, a group has `nodes`"
+            tight = next((key for key in entry.text.items if key.startswith(("op:", "nodes:"))), None)
+            hint = f"a space follows the colon in '{tight}'" if tight else "a node has `op`, a group has `nodes`"
             self.problems.add(f"{entry.path}: 'op' is missing", entry.text.place, hint)
 
     def title(self, text: Mapping, path: str) -> str:

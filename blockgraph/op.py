@@ -89,7 +89,7 @@ class Op(Fields):
     name: ClassVar[str]
     style: ClassVar[Style]
     paper: ClassVar[str] = ""
-    example: ClassVar[str]
+    example: ClassVar[str] = ""
     weights: ClassVar[tuple[str, ...]] = ()  # parameters that a spec may wire from elsewhere
     of_weight: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing once the first of those is wired
     of_all: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing once no parameter is left

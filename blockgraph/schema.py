@@ -133,7 +133,8 @@ def _told(kind: type[BaseModel], complaint: _Complaint, known: list[str]) -> tup
     match complaint.kind:
         case "extra_forbidden":
             keys = [*_known_keys(kind, complaint.trail[:-1]), *(known if len(complaint.trail) == 1 else [])]
-            hint = near_miss(complaint.trail[-1], keys) or (f"known are {', '.join(keys)}" if keys else "")
+            hint = _deeper(kind, complaint.trail) or near_miss(complaint.trail[-1], keys)
+            hint = hint or (f"known are {', '.join(keys)}" if keys else "")
             return f"unknown key '{complaint.trail[-1]}'", hint, complaint.key or value.place
         case "missing":
             return f"'{detail['loc'][-1]}' is missing", "", value.place
@@ -141,6 +142,8 @@ def _told(kind: type[BaseModel], complaint: _Complaint, known: list[str]) -> tup
             options = _options(complaint)
             hint = near_miss(str(plain(value)), options) or f"known are {', '.join(options)}"
             return f"{about}{describe(value)} is not known", hint, value.place
+        case "too_short":
+            return f"{name} needs at least {detail['ctx']['min_length']} items", "", value.place
         case bound if bound in _BOUNDS:
             key, words = _BOUNDS[bound]
             found = describe(value).strip("'")
@@ -159,6 +162,7 @@ def _quoted(wrong: str, value: Value) -> str:
 
 def _options(complaint: _Complaint) -> list[str]:
     expected: str = complaint.detail["ctx"]["expected"]
+    expected = expected.replace("True", "true").replace("False", "false")
     return expected.replace("'", "").replace(" or ", ", ").split(", ")
 
 
@@ -170,6 +174,14 @@ def _known_keys(kind: type[BaseModel], trail: Iterable[str]) -> list[str]:
             return []
         kind = inner
     return [found.alias or name for name, found in kind.model_fields.items()]
+
+
+def _deeper(kind: type[BaseModel], trail: tuple[str, ...]) -> str:
+    """`did you mean 'train.steps'?`, for a key that stands a level too high."""
+    *around, word = trail
+    sections = [] if around else _known_keys(kind, ())
+    places = [f"'{section}.{word}'" for section in sections if word in _known_keys(kind, (section,))]
+    return f"did you mean {' or '.join(places)}?" if places else ""
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -112,9 +112,15 @@ class Checkpoints:
                 self._remove(path)
         return found
 
-    def peek(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies; nothing is moved, for a run may be writing here."""
-        return next((self.at(_step(path)) for path in self._steps() if not verify(path)), None)
+    def peek(self, complain: Callable[[str], None] = lambda fault: None) -> Checkpoint | None:
+        """The newest checkpoint that verifies; nothing is moved, for a run may be writing here, and removing too."""
+        for path in self._steps():
+            fault = verify(path)
+            if not fault:
+                return self.at(_step(path))
+            if path.is_dir():
+                complain(f"{path} is damaged and passed over: {fault}")
+        return None
 
     def _first_good(self, paths: list[Path], complain: Callable[[str], None]) -> Checkpoint | None:
         """The first checkpoint of these that verifies; damaged ones before it are set aside."""

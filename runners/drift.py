@@ -48,7 +48,14 @@ def _resolved(config: RunConfig) -> dict[str, Any]:
 
 
 def _told(value: Any) -> str:
-    return "not set" if value is ABSENT else json.dumps(value)
+    return "not set" if value is ABSENT else json.dumps(_given(value))
+
+
+def _given(value: Any) -> Any:
+    """A value without the keys that were left out, of which a list of sources has many."""
+    if isinstance(value, dict):
+        return {key: inner for key, inner in value.items() if inner is not None}
+    return list(map(_given, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _hint(key: str, old: Any, new: Any) -> str:

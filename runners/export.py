@@ -8,7 +8,7 @@ from blockgraph.errors import Place, Problem, SpecError
 from blockgraph.files import make_folder, save
 from runners import runfile
 from runners.outcome import BAD_INPUT
-from runners.rundir import RUN, RunDir
+from runners.rundir import RUN, RunDir, warn
 
 TEXTS = ("model.yaml", "model.py", "tokenizer.model")
 DESCRIPTION = """Write the newest good checkpoint of a run as model.safetensors, with its spec, its module as Python,
@@ -94,7 +94,7 @@ def _fill(folder: Path, run: Path) -> None:
     from runners.trainer import DTYPES
 
     config = runfile.load(run / RUN).config
-    found = Checkpoints(RunDir(run).checkpoints, config.checkpoint.keep).peek()
+    found = Checkpoints(RunDir(run).checkpoints, config.checkpoint.keep).peek(warn)
     if not found:
         raise _refuse(run, "the run has no good checkpoint yet", "train it for longer")
     save_file(dict(found.tensors("model")), folder / "model.safetensors", metadata={"format": "pt"})

@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN.yaml", type=Path, help="the run file")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", type=override, help="replace a key of the file")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", type=override, default=[], help="replace a key of the file"
+    )
     parser.add_argument("--nodes", metavar="N", type=count, default=1, help="machines (default 1)")
     parser.add_argument("--gpus", metavar="N", type=count, default=1, help="devices of each machine (default 1)")
     parser.add_argument("--device", choices=DEVICES, default="h100", help="kind of device (default h100)")

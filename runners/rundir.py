@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,10 @@ class RunDir:
     def status(self) -> dict[str, Any]:
         """What `set_status` wrote last; empty before the first time."""
         path = self.path / STATUS
-        status: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+        try:
+            status: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+        except ValueError:
+            raise refuse(path, "not what was written", "remove it, and the run goes on from its checkpoint") from None
         return status
 
 
@@ -102,6 +106,8 @@ def lock(path: Path, name: str, kind: str) -> int:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise refuse(path, f"a {kind} needs a directory, found a file") from None
+        except FileNotFoundError:  # of a folder that takes none, such as those in /proc, or a link that leads nowhere
+            raise refuse(path, f"cannot make the directory of the {kind}", "name another with --out") from None
         handle = os.open(path / name, os.O_RDWR | os.O_CREAT, 0o644)
         _hold(handle, path, kind)
         # Whoever held it before may have removed the file; the lock of a removed file keeps nobody out.
@@ -133,3 +139,8 @@ def _is_held(handle: int) -> bool:
 def refuse(path: Path, message: str, hint: str = "") -> SpecError:
     """An error of a directory as a whole."""
     return SpecError([Problem(message, Place(str(path), 0), hint)])
+
+
+def warn(fault: str) -> None:
+    """Tell what is wrong in a directory and stops nobody."""
+    print(f"warning: {fault}", file=sys.stderr)

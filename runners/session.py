@@ -4,7 +4,6 @@ import difflib
 import gc
 import math
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
@@ -30,7 +29,7 @@ from runners.progress import Progress
 from runners.pulse import Pulse, watched
 from runners.recorder import Recorder
 from runners.room import COPY_BYTES
-from runners.rundir import MODEL, RUN, RunDir
+from runners.rundir import MODEL, RUN, RunDir, warn
 from runners.runfile import RunFile, to_yaml
 from runners.saver import Saver
 from runners.series import PROBES, Column
@@ -98,7 +97,7 @@ def _trained(run: RunFile, inputs: Inputs, directory: RunDir, stop: Stop, world:
 
 def _newest(checkpoints: Checkpoints, world: World) -> Checkpoint | None:
     """The newest good checkpoint; one process looks for it and verifies it, the others are told its step."""
-    found = checkpoints.newest(lambda fault: print(f"warning: {fault}", file=sys.stderr)) if world.leads else None
+    found = checkpoints.newest(warn) if world.leads else None
     step = world.most(found.step if found else -1)
     return checkpoints.at(step) if step >= 0 else None
 

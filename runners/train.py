@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN.yaml", type=Path, help="the run file")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", type=override, help="replace a key of the file")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", type=override, default=[], help="replace a key of the file"
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, help="directory of the run (default: runs/NAME)")
     add_ops(parser)
     return parser

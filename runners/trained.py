@@ -16,7 +16,7 @@ from blockgraph.op import Op
 from runners import runfile, tokenizer
 from runners.checkpoint import Checkpoints
 from runners.compiling import keep_kernels
-from runners.rundir import MODEL, RUN, RunDir, refuse
+from runners.rundir import MODEL, RUN, RunDir, refuse, warn
 from runners.tokenizer import Tokenizer
 
 WEIGHTS, TOKENIZER, CONFIG = "model.safetensors", "tokenizer.model", "config.json"
@@ -102,7 +102,7 @@ def trained(path: Path, ops: Mapping[str, type[Op]]) -> Trained:
 
 def _of_run(path: Path, graph: Graph, words: Tokenizer) -> Trained:
     config = runfile.load(path / RUN).config
-    found = Checkpoints(RunDir(path).checkpoints, config.checkpoint.keep).peek()
+    found = Checkpoints(RunDir(path).checkpoints, config.checkpoint.keep).peek(warn)
     if not found:
         raise refuse(path, "the run has no good checkpoint yet", "train it for longer")
     tensors = dict(found.tensors("model"))

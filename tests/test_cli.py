@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from blockgraph.cli import COMMANDS, main
+from blockgraph.library import shipped_folder
 
 PLUGINS = ("train", "data")
 
@@ -73,6 +74,18 @@ def test_show_adds_up(capsys):
     assert any(line.startswith("layers × 2") for line in lines)
 
 
+def test_show_tells_the_blocks_of_a_stack_apart(tmp_path, capsys):
+    text = "model: two\n" + (shipped_folder() / "models" / "gpt.yaml").read_text().partition("model: gpt\n")[2]
+    text = text.replace("slots: {block: baseline}", "slots: {even: baseline, odd: qk_norm}")
+    (tmp_path / "two.yaml").write_text(text.replace("of: block", "of: [even, even, odd]"))
+    assert main(["show", str(tmp_path / "two.yaml"), "--set", "n_layers=6"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    first = rows.index("  baseline × 4")
+    assert rows[first - 1].startswith("layers × 6 ")
+    assert rows[first + 1].startswith("  attn.ln ")
+    assert rows.index("  qk_norm × 2") > first
+
+
 def test_compile_prints_or_writes_the_same_text(tmp_path, capsys):
     assert main(["compile", "qk_norm", "--set", "d_model=64", "--set", "n_heads=4"]) == 0
     printed = capsys.readouterr().out
@@ -95,6 +108,24 @@ def test_new_writes_paths_that_lead_to_the_same_blocks(tmp_path, monkeypatch, ca
     Path("far/outer.yaml").write_text(head.format("deep", "{op: stack, of: ./inner.yaml, repeat: 2}"))
     assert main(["new", "mine.yaml", "--like", "far/outer.yaml"]) == 0
     assert main(["check", "./mine.yaml"]) == 0
+
+
+def test_a_module_is_never_written_over_a_spec(tmp_path, capsys):
+    spec = tmp_path / "mine.yaml"
+    assert main(["new", str(spec)]) == 0
+    before = spec.read_text()
+    capsys.readouterr()
+    assert main(["compile", str(spec), "-o", str(spec)]) == 1
+    told = "a module is Python, and this is the name of a spec; name a .py file with -o"
+    assert capsys.readouterr().err == f"{spec}: error: {told}\n"
+    assert spec.read_text() == before
+
+
+def test_what_goes_with_a_run_is_not_passed_over_without_one(tmp_path, capsys):
+    assert main(["render", "baseline", "-o", str(tmp_path / "figure.svg"), "--layer", "0", "--step", "5"]) == 1
+    told = "--layer and --step without --stats; --stats RUN names the run whose measurements colour the figure"
+    assert capsys.readouterr().err == f"<command line>: error: {told}\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_new_writes_a_spec_that_checks_and_never_overwrites(tmp_path, monkeypatch, capsys):

@@ -79,13 +79,14 @@ def test_the_folder_holds_five_files_and_stands_beside_nothing(exported):
     assert not list(exported.parent.glob(".*"))
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_left_where_it_is(tmp_path, finished):
+def test_a_damaged_checkpoint_is_told_passed_over_and_left_where_it_is(tmp_path, finished, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     newest = run / "checkpoints" / "step-00000012"
     (newest / "model.safetensors").write_bytes(b"")
     before = sorted(run.rglob("*"))
     export.export(run, tmp_path / "out")
+    assert capsys.readouterr().err.startswith(f"warning: {newest} is damaged and passed over: model.safetensors")
     assert "after step 9," in (tmp_path / "out" / "README.md").read_text()
     assert sorted(run.rglob("*")) == before
 
@@ -99,6 +100,8 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(tmp_path, finished, caps
     for (run, out), told in cases.items():
         assert export.command([str(run), "-o", str(out)]) == 1
         assert capsys.readouterr().err.startswith(told)
+    assert export.command([str(finished), "--hf", "-o", str(tmp_path / "e")]) == 1
+    assert "no map is for the spec 'gpt'; known are " in capsys.readouterr().err
     (tmp_path / "run").mkdir()
     shutil.copy(finished / "run.yaml", tmp_path / "run")
     assert export.command([str(tmp_path / "run"), "-o", str(tmp_path / "d")]) == 1

@@ -24,6 +24,7 @@ nodes:
 outputs: {logits: head}
 """
 LISTED = "`blockgraph list` shows the specs that ship with the package"
+SPACED = "an edit stands behind ' + ', with a space on each side"
 OWN = """\
 block: own
 dims: {d_model: 4, d_ff: 4 * d_model}
@@ -160,6 +161,8 @@ def test_faults_of_syntax_in_a_block_come_with_those_of_the_model():
         ("zzz", f"zzz: error: no spec is called 'zzz'; {LISTED}"),
         ("./gtp.yaml", "./gtp.yaml: error: there is no file './gtp.yaml'; did you mean 'gpt.yaml'?"),
         ("folder", f"folder: error: no spec is called 'folder'; {LISTED}"),
+        ("baseline+mine", f"baseline+mine: error: no spec is called 'baseline+mine'; {SPACED}"),
+        ("foldr", f"foldr: error: no spec is called 'foldr'; {LISTED}"),
         ("./folder", "folder: error: not a regular file"),
         ("", f": error: no spec is called ''; {LISTED}"),
     ],
@@ -171,6 +174,12 @@ def test_specs_that_are_not_there_are_told(spec, expected):
 def test_a_spec_in_this_folder_is_pointed_at():
     Path("mine.yaml").write_text(OWN)
     assert told("mine") == ["mine: error: no spec is called 'mine'; for the file in this folder write ./mine.yaml"]
+
+
+def test_an_edit_in_this_folder_is_pointed_at():
+    Path("mine.yaml").write_text("edit: mine\n")
+    hint = "for the file in this folder write ./mine.yaml"
+    assert told("baseline + mine") == [f"mine: error: no edit is called 'mine'; {hint}"]
 
 
 def test_each_file_is_read_once_and_no_other_is_opened():

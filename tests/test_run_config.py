@@ -121,7 +121,10 @@ BAD_OVERRIDES = {
     "optim.lrr=1": "unknown key 'lrr'; did you mean 'lr'?",
     "optim.lr=[": "optim.lr=[: not YAML: expected a value",
     "run.x=1": "'run.x' cannot be set, because run is 'r'",
-    "train.compile=maybe": "train.compile: 'maybe' is not known; known are auto, True, False",
+    "train.compile=maybe": "train.compile: 'maybe' is not known; known are auto, true, false",
+    "steps=3": "unknown key 'steps'; did you mean 'train.steps'?",
+    "decay=wsd": "unknown key 'decay'; did you mean 'optim.decay' or 'schedule.decay'?",
+    "data.train=[]": "data.train needs at least 1 items",
 }
 
 

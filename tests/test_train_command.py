@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,24 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(tmp_path, tiny, capfd, o
     assert train(tiny, tmp_path / "run", override) == 1
     assert capfd.readouterr().err == f"{told}\n".replace("none.txt", f"{Path.cwd()}/none.txt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_made_is_told(tmp_path, tiny, monkeypatch, capfd):
+    def refuse(*_, **__):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")  # as in /proc
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert train(tiny, tmp_path / "run") == 1
+    told = "cannot make the directory of the run; name another with --out"
+    assert capfd.readouterr().err == f"{tmp_path}/run: error: {told}\n"
+
+
+def test_a_damaged_status_is_told(tmp_path, tiny, finished, capfd):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "status.json").write_text("{")
+    assert train(tiny, tmp_path / "run", "optim.z_loss=1e-4", "log.every=5") == 1
+    told = "not what was written; remove it, and the run goes on from its checkpoint"
+    assert capfd.readouterr().err == f"{tmp_path}/run/status.json: error: {told}\n"
 
 
 def test_a_block_alone_is_not_trained(tmp_path, tiny, capfd):

@@ -20,7 +20,7 @@ FOLDERS = {
     "specs/studies": "study files: the papers' experiments, at full size and as proxies for two CPU cores",
     "tests": "sorted by what they need: pure Python, torch, several gloo processes (dist), a GPU (gpu)",
     "schema": "the JSON Schemas for editors, of specs and of edits",
-    "docs": "a gallery of all specs, results of studies, probes, losses, edits, reliability, sampling, the log, data",
+    "docs": "gallery of specs, results of studies, probes, losses, edits, ops, reliability, sampling, the log, data",
     "tools": "setting up, the gallery, and this tree",
     "benchmarks": "one script a question, each printing one table",
 }

@@ -1,18 +1,15 @@
 """What the commands share: `--set`, `--ops`, and the graph that they ask for."""
 
 import argparse
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from blockgraph.errors import Place, Problems, SpecError
+from blockgraph.errors import Place, Problems
 from blockgraph.graph import Graph
 from blockgraph.load import load
 from blockgraph.op import Op
 from blockgraph.ops import OPS
-
-OWN = "blockgraph_own_"  # before the names of modules with the user's ops, which may be called like any other module
+from blockgraph.own import ops_of
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -63,32 +60,5 @@ def own_ops(files: list[str]) -> Mapping[str, type[Op]]:
     """The op table with the ops of the user's files added; raises `SpecError` when one cannot be read."""
     ops = dict(OPS)
     for file in files:
-        ops |= _ops_of(Path(file))
+        ops |= ops_of(Path(file))
     return ops
-
-
-def _ops_of(path: Path) -> dict[str, type[Op]]:
-    place, name = Place(str(path), 0), f"{OWN}{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path) if path.suffix == ".py" else None
-    if spec is None or spec.loader is None or not path.is_file():
-        raise _refuse(f"there is no Python file '{path}'", place)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # so that inspect finds the source of its kernels
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise _refuse(f"the file does not run: {type(error).__name__}: {error}", place) from error
-    found = {
-        value.name: value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Op) and value.__module__ == name and "name" in vars(value)
-    }
-    if not found:
-        raise _refuse("the file has no ops: a class that derives from blockgraph.op.Op and has a `name`", place)
-    return found
-
-
-def _refuse(message: str, place: Place) -> SpecError:
-    problems = Problems()
-    problems.add(message, place)
-    return SpecError(problems.found)

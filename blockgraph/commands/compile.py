@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from blockgraph.caching import explained as cache_explained
 from blockgraph.commands.common import add_settings, graph_of, whole
+from blockgraph.errors import Place, Problem, SpecError
 from blockgraph.files import write
 from blockgraph.fused import FUSIONS
 from blockgraph.fusion import Target
@@ -49,6 +51,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write or print the text, or the choices behind it."""
+    if Path(args.output).suffix in (".yaml", ".yml"):
+        told = "a module is Python, and this is the name of a spec"
+        raise SpecError([Problem(told, Place(args.output, 0), "name a .py file with -o")])
     target = Target(args.seq, args.precision, args.device, args.compiled, args.native)
     graph = graph_of(args.spec, args)
     graph = fuse(with_losses(graph) if args.losses else graph, FUSIONS, args.lowering, target)

@@ -43,7 +43,7 @@ def described(op: type[Op]) -> list[str]:
     fields = list(_fields(op)) or ["  none"]
     wired = [f"weights that may be wired: {', '.join(op.weights)}"] if op.weights else []
     paper = [f"paper: {op.paper}"] if op.paper else []
-    example = ["", "example:", textwrap.indent(op.example, "  ")]
+    example = ["", "example:", textwrap.indent(op.example, "  ")] if op.example else []
     return [op.name, "", inspect.getdoc(op) or "", "", f"reads: {ports}", *wired, "fields:", *fields, *paper, *example]
 
 

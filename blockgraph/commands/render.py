@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 READERS = "blockgraph.measured"  # entry points: a function of run, quantity, layer and step
 
+QUANTITY = "y.l2"  # what runs record unless they are told otherwise
+NO_RUN = "--stats RUN names the run whose measurements colour the figure"
+
 HELP = "draw a figure: .svg .pdf .png .dot .mmd .tex"
 EXAMPLE = "blockgraph render qk_norm -o qk_norm.svg --diff baseline"
 
@@ -25,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     among = parser.add_mutually_exclusive_group()
     among.add_argument("--diff", metavar="BASE", help="mark what SPEC adds to, removes from and changes in this one")
     among.add_argument("--stats", metavar="RUN", type=Path, help="colour the nodes by what this run measured")
-    parser.add_argument("--quantity", metavar="NAME", default="y.rms", help="what, for --stats (default y.rms)")
+    parser.add_argument("--quantity", metavar="NAME", help=f"what, for --stats (default {QUANTITY})")
     parser.add_argument("--layer", metavar="N", type=whole(0), help="for --stats (default: the largest of all layers)")
     parser.add_argument("--step", metavar="N", type=whole(0), help="for --stats (default: the last one)")
     parser.add_argument("--shapes", action="store_true", help="print what flows along the edges, as numbers with --set")
@@ -62,8 +65,11 @@ def run(args: argparse.Namespace) -> int:
 def _measured(args: argparse.Namespace) -> "Measured | None":
     """What the run of `--stats` measured; the runners, which alone can read it, join by an entry point."""
     if args.stats is None:
+        given = [f"--{name}" for name in ("quantity", "layer", "step") if vars(args)[name] is not None]
+        if given:
+            raise SpecError([Problem(f"{' and '.join(given)} without --stats", Place("<command line>", 0), NO_RUN)])
         return None
     for reader in entry_points(group=READERS, name="run"):
-        found: Measured = reader.load()(args.stats, args.quantity, args.layer, args.step)
+        found: Measured = reader.load()(args.stats, args.quantity or QUANTITY, args.layer, args.step)
         return found
     raise SpecError([Problem("nothing that reads runs is installed", Place(str(args.stats), 0))])

@@ -1,6 +1,7 @@
 """`blockgraph show`: what every node is and costs."""
 
 import argparse
+from collections.abc import Iterable, Iterator
 
 from blockgraph.commands.common import add_settings, graph_of, whole
 from blockgraph.cost import TRAIN_BYTES, Cost, Row, cost
@@ -30,7 +31,10 @@ def run(args: argparse.Namespace) -> int:
 def table(graph: Graph, batch: int, seq: int) -> list[str]:
     """Lines of the table: parameters and FLOPs of one layer, with the number of layers at the stack."""
     costs = cost(graph)
-    cells = [HEADINGS] + [_cells(row, costs, batch, seq) for row in costs.rows]
+    cells: list[tuple[str, ...]] = [HEADINGS]
+    for row, block in _by_block(costs.rows):
+        cells += [(block, *[""] * (len(HEADINGS) - 1))] if block else []
+        cells.append(_cells(row, costs, batch, seq))
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADINGS))]
     lines = ["  ".join(_pad(cell, width, column) for column, (cell, width) in enumerate(zip(line, widths, strict=True)))
              for line in cells]  # fmt: skip
@@ -47,6 +51,19 @@ def totals(costs: Cost, batch: int, seq: int) -> list[str]:
         f"memory to train  {_bytes(costs.train_bytes)} without activations: {TRAIN_BYTES} bytes a parameter",
         "                 (fp32 weights, gradients and AdamW's two moments)",
     ]
+
+
+def _by_block(rows: Iterable[Row]) -> Iterator[tuple[Row, str]]:
+    """The rows; of a stack of several blocks, each block's first row with what tells it from the others."""
+    several: dict[int, bool] = {}
+    before: dict[int, Graph] = {}
+    for row in rows:
+        begins = several.get(row.depth, False) and before.get(row.depth) is not row.graph
+        yield row, f"{'  ' * row.depth}{row.graph.name} × {row.layers}" if begins else ""
+        before[row.depth] = row.graph
+        if row.node.blocks:
+            several[row.depth + 1] = len(row.node.blocks) > 1
+            before.pop(row.depth + 1, None)
 
 
 def _cells(row: Row, costs: Cost, batch: int, seq: int) -> tuple[str, ...]:

@@ -46,8 +46,10 @@ class Rope(Op):
         if len(x.sizes) < 3 or not x.sizes[-2].unbound - {"batch"}:
             raise OpError("expects [..., seq, features], found {}", x)
         width = self.width or x.last
-        if width.known is not None and (width.known % 2 or width.known > (x.last.known or width.known)):
-            raise OpError("rotates an even number of features up to {}, found {}", x.last, width)
+        if width.known is not None and width.known % 2:
+            raise OpError(f"rotates pairs of features, so their number is even; {{}} is {width.known}", width)
+        if width.known is not None and width.known > (x.last.known or width.known):
+            raise OpError("rotates {} features, more than the {} that there are", width, x.last)
         if self.slow.value is not None and self.fast.value is not None and self.slow.value >= self.fast.value:
             raise OpError(f"slow has to be less than fast, found {self.slow} and {self.fast}")
         if self.ramp != "turns" and self.base.value is None:

@@ -9,11 +9,12 @@ from blockgraph.canonical import digest
 from blockgraph.errors import Place, Problem, SpecError, near_miss
 from blockgraph.files import make_folder, save
 from blockgraph.graph import Graph
+from blockgraph.library import shipped
 from blockgraph.losses import without_losses
 from runners import runfile
 from runners.hf.maps import Map, config_of, shipped_maps
 from runners.hf.weights import exported
-from runners.rundir import RUN, RunDir
+from runners.rundir import RUN, RunDir, warn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +40,8 @@ def described(graph: Graph, source: Path) -> tuple[Map, dict[str, Any]]:
     named = [one for one in maps if one.spec == graph.name]
     if not named:
         names = [one.spec for one in maps]
-        hint = near_miss(graph.name, names) or f"known are {', '.join(names)}"
-        raise _refuse(source, f"no map is for the spec '{graph.name}'", hint)
+        near = near_miss(graph.name, names) if graph.name not in shipped() else ""
+        raise _refuse(source, f"no map is for the spec '{graph.name}'", near or f"known are {', '.join(names)}")
     for one in named:
         for case in one.variants():
             dims: dict[str, Any] = {
@@ -82,7 +83,7 @@ def _of_run(run: Path) -> dict[str, "Tensor"]:
     from runners.checkpoint import Checkpoints
 
     keep = runfile.load(run / RUN).config.checkpoint.keep
-    found = Checkpoints(RunDir(run).checkpoints, keep).peek()
+    found = Checkpoints(RunDir(run).checkpoints, keep).peek(warn)
     if not found:
         raise _refuse(run, "the run has no good checkpoint yet", "train it for longer")
     return dict(found.tensors("model"))
