@@ -23,6 +23,8 @@ from runners.speed import keep_memory
 from runners.trainer import Trainer
 from runners.world import World
 
+TOLD = [(False, False), (False, True), (True, False), (True, True)]  # what one message of the first process says
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -64,11 +66,12 @@ def lowered_for(run: RunFile, inputs: Inputs, world: World, kept: Mapping[str, s
     That is whether it is compiled, and how the attention of its graphs is lowered.
     """
     chosen = compiling.compiling(run, inputs.graph, world.device, world.size, kept)
-    # What the first process found holds for all of them.
-    chosen = replace(chosen, on=bool(world.most(int(chosen.on and world.leads))))
     before, device = begun_with(kept) if kept else None, world.device.type
     compiling.keep_kernels()
-    native = before is None and bool(world.most(int(world.leads and has_native(run, device, built=True))))
+    native = world.leads and before is None and has_native(run, device, built=True)
+    # What the first process found holds for all of them.
+    on, native = TOLD[world.most(TOLD.index((chosen.on, native)) if world.leads else 0)]
+    chosen = replace(chosen, on=on)
     graph, trained = (
         lowered(run, graph, device, chosen.on, native, before) for graph in (inputs.graph, inputs.objective.graph)
     )
