@@ -26,8 +26,9 @@ def lowered(
 
 
 def has_native(run: RunFile, device: str, built: bool) -> bool:
-    """Whether the kernel in C++ can serve the run here; with `built` it is there, built in seconds if need be."""
-    if device != "cpu" or run.config.train.precision != "bf16" or run.config.data.seq < LONG_NATIVE:
+    """Whether `auto` may take the kernel in C++ here; with `built` it is there, built in seconds if need be."""
+    train = run.config.train
+    if (device, train.precision, train.lowering) != ("cpu", "bf16", "auto") or run.config.data.seq < LONG_NATIVE:
         return False
     from blockgraph.kernels.native import can_be_native, is_built  # torch, which plans for other devices do without
 

@@ -93,3 +93,14 @@ def test_a_run_takes_the_kernel_in_c_plus_plus_only_where_it_was_built(tiny, mon
     prepared = inputs.prepare(run, blockgraph.OPS)
     chosen = inputs.lowered_for(run, prepared, World(Launch(), torch.device("cpu")))
     assert [decision.lowering for decision in chosen.graph.decisions] == [taken]
+
+
+@pytest.mark.parametrize("other", ["train.lowering=explicit", "train.precision=fp32", "data.seq=127"])
+def test_nothing_is_built_for_a_run_that_would_not_take_it(tiny, monkeypatch, other):
+    def build():
+        raise AssertionError("it was built")
+
+    run = runfile.load(tiny, ["data.seq=128", "train.precision=bf16", other])
+    monkeypatch.setattr(native, "_block_library", build)
+    assert not lowering.has_native(run, "cpu", built=True)
+    assert not lowering.has_native(run, "cuda", built=True)
