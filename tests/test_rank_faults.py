@@ -179,7 +179,7 @@ def fail():
 ])  # fmt: skip
 def test_without_torchrun_the_process_that_keeps_the_store_is_missed_too(tiny, tmp_path, strike, code, reason):
     job = Job(tmp_path / "run", (*STEPS, "train.timeout_s=5"), around=partial(struck, strike=strike))
-    assert codes_of(2, tiny, job, limit=60.0) == [code, LOST]
+    assert codes_of(2, tiny, job, limit=180.0) == [code, LOST]
     assert status(job.out)["state"] == "failed"
     assert re.fullmatch(reason, status(job.out)["reason"])
     assert "runners/loop.py" in (job.out / "stacks/rank-1.txt").read_text()
